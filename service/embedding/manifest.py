@@ -1,0 +1,144 @@
+"""What a bundle says about itself: the one data file in which `export` and the service meet."""
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from service.errors import ModelLoadError
+
+MANIFEST_NAME = "manifest.json"
+FORMAT = 1  # raised when a reader of the old format would misread the new one
+
+Precision = Literal["fp32", "int8", "int8-block", "fp16", "bf16"]
+
+
+class BundleFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file of the bundle and what it must contain."""
+
+    name: str
+    sha256: str
+    bytes: int
+
+
+class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The checkpoint that the bundle was built from; `sha256` is that of its weights."""
+
+    id: str
+    revision: str | None
+    sha256: str
+
+
+class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Agreement with the reference implementation, over `texts` texts alone and in batches."""
+
+    reference: str
+    texts: int
+    cosine_min: float
+    cosine_mean: float
+    top1_agreement: float
+
+
+class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One graph of the bundle, with its weights beside it as ONNX external data."""
+
+    precision: Precision
+    execution_providers: tuple[str, ...]
+    graph: BundleFile
+    weights: BundleFile
+    batch_invariant: bool
+    parity: Parity | None = None
+
+
+class KnownAnswers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Similarities that the right model, prompted rightly, gives: a check that needs no reference."""
+
+    query: str
+    documents: tuple[str, ...]
+    similarities: tuple[float, ...]
+    tolerance: float
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A bundle: the model, its limits, its prompts, and the graphs that compute it."""
+
+    format: int
+    name: str
+    source: Source
+    architecture: str
+    dimensions: int
+    matryoshka_dimensions: tuple[int, ...]
+    max_tokens: int
+    pad_token_id: int
+    output: str
+    tokenizer: BundleFile
+    variants: tuple[Variant, ...]
+    prompts: dict[str, str] = {}
+    query_prompt: str | None = None
+    document_prompt: str | None = None
+    default_prompt: str | None = None
+    known_answers: KnownAnswers | None = None
+    notice: str | None = None
+    """What a user of this model should know, such as that it is for trying out only."""
+
+
+def read_manifest(bundle: Path) -> Manifest:
+    """The manifest of the bundle in this folder.
+
+    Raises:
+        ModelLoadError: there is no manifest, or it is not one that this version reads.
+    """
+    path = bundle / MANIFEST_NAME
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelLoadError(
+            f"expected a bundle in {bundle}, but {path} cannot be read ({error.strerror}); "
+            "write one with: python -m export"
+        ) from error
+    try:
+        found = msgspec.json.decode(content, type=_FormatOnly).format
+        if found != FORMAT:
+            raise ModelLoadError(
+                f"{path} has format {found} and this version reads format {FORMAT}; "
+                "write the bundle again with: python -m export"
+            )
+        return msgspec.json.decode(content, type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise ModelLoadError(f"{path} is not a bundle's manifest: {error}") from error
+
+
+class _FormatOnly(msgspec.Struct):
+    format: int
+
+
+def verify_file(bundle: Path, file: BundleFile) -> Path:
+    """The path of a file of the bundle, once its content is known to be the recorded one.
+
+    Raises:
+        ModelLoadError: it is missing, has another size, or another digest.
+    """
+    path = bundle / file.name
+    try:
+        size = path.stat().st_size
+        if size != file.bytes:
+            raise ModelLoadError(
+                f"{path} has {size:,} bytes and its manifest says {file.bytes:,}; "
+                "copy the bundle again or write it with: python -m export"
+            )
+        digest = sha256_of(path)
+    except OSError as error:
+        raise ModelLoadError(f"{path} cannot be read ({error.strerror})") from error
+    if digest != file.sha256:
+        raise ModelLoadError(
+            f"{path} has sha256 {digest[:12]}… and its manifest says {file.sha256[:12]}…; "
+            "copy the bundle again or write it with: python -m export"
+        )
+    return path
+
+
+def sha256_of(path: Path) -> str:
+    """The hexadecimal SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,109 @@
+"""The ONNX Runtime session: token ids to embeddings."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from service.embedding.manifest import Manifest, Precision, Variant, verify_file
+from service.embedding.tokenization import TokenIds, pad
+from service.errors import InferenceError, ModelLoadError
+
+Embeddings = npt.NDArray[np.float32]
+
+_LOG_ERRORS_ONLY = 3
+
+
+class OnnxModel:
+    """One variant of a bundle, loaded. Safe to run from several threads."""
+
+    def __init__(
+        self, session: onnxruntime.InferenceSession, manifest: Manifest, variant: Variant
+    ) -> None:
+        self._session = session
+        self._output = manifest.output
+        self._pad_token_id = manifest.pad_token_id
+        self.variant = variant
+        self.execution_providers: tuple[str, ...] = tuple(session.get_providers())
+
+    def run(self, tokens: Sequence[TokenIds]) -> Embeddings:
+        """The embeddings of one batch at full size and unit length.  # (texts, dimensions)
+
+        Raises:
+            InferenceError: ONNX Runtime failed, or a component is not finite.
+        """
+        input_ids, attention_mask = pad(tokens, self._pad_token_id)
+        try:
+            (embeddings,) = self._session.run(
+                [self._output], {"input_ids": input_ids, "attention_mask": attention_mask}
+            )
+        except Exception as error:  # the runtime's exceptions share no other base
+            raise InferenceError(f"inference failed on a batch of {len(tokens)} texts") from error
+        if not np.isfinite(embeddings).all():
+            raise InferenceError(f"inference gave non-finite values on {len(tokens)} texts")
+        return np.asarray(embeddings, np.float32)
+
+
+def load_model(
+    bundle: Path, manifest: Manifest, *, precision: Precision | None = None, threads: int = 0
+) -> OnnxModel:
+    """The first variant of the bundle that this machine can run, or the one of `precision`.
+
+    `threads` is the number of threads one batch is computed with; 0 takes one for each core.
+
+    Raises:
+        ModelLoadError: no variant fits, or a file is missing, damaged or not the expected graph.
+    """
+    variant = choose_variant(manifest, onnxruntime.get_available_providers(), precision)
+    graph = verify_file(bundle, variant.graph)
+    verify_file(bundle, variant.weights)
+    try:
+        session = onnxruntime.InferenceSession(
+            graph, _session_options(threads), providers=list(variant.execution_providers)
+        )
+    except Exception as error:  # the runtime's exceptions share no other base
+        raise ModelLoadError(f"ONNX Runtime cannot load {graph}: {error}") from error
+    outputs = [output.name for output in session.get_outputs()]
+    inputs = {value.name for value in session.get_inputs()}
+    if manifest.output not in outputs or inputs != {"input_ids", "attention_mask"}:
+        raise ModelLoadError(
+            f"{graph} should map input_ids and attention_mask to {manifest.output}, "
+            f"but maps {', '.join(sorted(inputs))} to {', '.join(outputs)}"
+        )
+    return OnnxModel(session, manifest, variant)
+
+
+def choose_variant(
+    manifest: Manifest, available: Sequence[str], precision: Precision | None
+) -> Variant:
+    """The first variant whose execution providers are available, of `precision` if it is given.
+
+    Raises:
+        ModelLoadError: there is none.
+    """
+    for variant in manifest.variants:
+        if precision in (None, variant.precision) and set(variant.execution_providers) <= set(
+            available
+        ):
+            return variant
+    offered = "; ".join(
+        f"{variant.precision} for {', '.join(variant.execution_providers)}"
+        for variant in manifest.variants
+    )
+    wanted = f"a {precision} variant" if precision else "a variant"
+    raise ModelLoadError(
+        f"expected {wanted} of {manifest.name} for {', '.join(available)}; the bundle has {offered}"
+    )
+
+
+def _session_options(threads: int) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _LOG_ERRORS_ONLY
+    options.intra_op_num_threads = threads
+    # Without it u8 x s8 products saturate on x86 processors that lack VNNI.
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    # A memory pattern is kept for each shape seen, and texts come in every length.
+    options.enable_mem_pattern = False
+    return options

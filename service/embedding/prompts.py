@@ -1,0 +1,35 @@
+"""The instruction that a model was trained to read before a text."""
+
+from typing import Literal
+
+from service.embedding.manifest import Manifest
+from service.errors import UnknownPrompt
+
+InputType = Literal["query", "document"]
+
+
+def prompt_for_input_type(manifest: Manifest, input_type: InputType) -> str:
+    """The prompt of one side of retrieval; empty for a model that has none."""
+    name = manifest.query_prompt if input_type == "query" else manifest.document_prompt
+    return manifest.prompts[name] if name else ""
+
+
+def prompt_for_name(manifest: Manifest, name: str) -> str:
+    """The prompt that the model calls `name`.
+
+    Raises:
+        UnknownPrompt: the model has no prompt of this name.
+    """
+    try:
+        return manifest.prompts[name]
+    except KeyError:
+        names = ", ".join(manifest.prompts) or "none: this model has no prompts"
+        raise UnknownPrompt(
+            f"prompt_name={name!r} is not one of this model's prompts ({names})",
+            parameter="prompt_name",
+        ) from None
+
+
+def default_prompt(manifest: Manifest) -> str:
+    """The prompt for a request that names neither an input type nor a prompt."""
+    return manifest.prompts[manifest.default_prompt] if manifest.default_prompt else ""

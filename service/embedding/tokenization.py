@@ -1,0 +1,98 @@
+"""Text to token ids, with the tokenizer of the bundle."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import tokenizers
+
+from service.embedding.manifest import Manifest, verify_file
+from service.errors import ModelLoadError, TextTooLong
+
+TokenIds = npt.NDArray[np.int64]
+
+# Longer than any token of the supported vocabularies is on average: a text above max_tokens times
+# this is too long whatever it says, and is refused before it costs tokenization.
+MAX_CHARACTERS_PER_TOKEN = 64
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedText:
+    """The token ids of one text, special tokens included, at most max_tokens of them."""
+
+    ids: TokenIds  # (tokens,)
+    truncated: bool
+
+
+class Tokenizer:
+    """Tokenizes texts exactly as the reference implementation does. Safe to call from threads."""
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, max_tokens: int) -> None:
+        self._tokenizer = tokenizer
+        self.max_tokens = max_tokens
+        self.max_characters = max_tokens * MAX_CHARACTERS_PER_TOKEN
+        special = tokenizer.encode("a").special_tokens_mask
+        self._closing = len(special) - 1 - _last_index(special, 0)
+
+    def tokenize(self, texts: Sequence[str], *, truncate: bool) -> list[TokenizedText]:
+        """The tokens of each text, in order.
+
+        Raises:
+            TextTooLong: a text exceeds the model's limit and `truncate` is false.
+        """
+        cut = [text[: self.max_characters] for text in texts]
+        if not truncate:
+            for index, text in enumerate(texts):
+                if len(text) > self.max_characters:
+                    raise TextTooLong(
+                        f"text {index} has {len(text):,} characters and the model reads at most "
+                        f"{self.max_tokens:,} tokens; split it, or set truncate to true",
+                        parameter="input",
+                    )
+        encodings = self._tokenizer.encode_batch_fast(cut)
+        tokenized = []
+        for index, encoding in enumerate(encodings):
+            ids = encoding.ids
+            if len(ids) > self.max_tokens:
+                if not truncate:
+                    raise TextTooLong(
+                        f"text {index} has {len(ids):,} tokens and the model reads at most "
+                        f"{self.max_tokens:,}; split it, or set truncate to true",
+                        parameter="input",
+                    )
+                ids = ids[: self.max_tokens - self._closing] + ids[len(ids) - self._closing :]
+            truncated = len(ids) < len(encoding.ids) or len(cut[index]) < len(texts[index])
+            tokenized.append(TokenizedText(np.array(ids, np.int64), truncated))
+        return tokenized
+
+
+def load_tokenizer(bundle: Path, manifest: Manifest) -> Tokenizer:
+    """The tokenizer of a bundle.
+
+    Raises:
+        ModelLoadError: its file is missing, damaged, or not a tokenizer.
+    """
+    path = verify_file(bundle, manifest.tokenizer)
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise ModelLoadError(f"{path} is not a tokenizer: {error}") from error
+    # Some published files carry a fixed padding and a truncation below the model's own limit.
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return Tokenizer(tokenizer, manifest.max_tokens)
+
+
+def pad(tokens: Sequence[TokenIds], pad_token_id: int) -> tuple[TokenIds, TokenIds]:
+    """The input_ids and attention_mask of a batch, padded on the right to its longest text."""
+    lengths = np.array([len(ids) for ids in tokens])
+    attention_mask = np.arange(lengths.max()) < lengths[:, None]  # (texts, tokens)
+    input_ids = np.full(attention_mask.shape, pad_token_id, np.int64)
+    input_ids[attention_mask] = np.concatenate(tokens)
+    return input_ids, attention_mask.astype(np.int64)
+
+
+def _last_index(values: Sequence[int], value: int) -> int:
+    return len(values) - 1 - list(reversed(values)).index(value)

@@ -1,0 +1,79 @@
+"""Every error that the service raises on purpose.
+
+ServiceError
+├── InvalidInput
+│   ├── EmptyInput
+│   ├── TextTooLong
+│   ├── BatchTooLarge
+│   ├── UnsupportedDimensions
+│   └── UnknownPrompt
+├── Overloaded
+├── InferenceError
+└── StartupError
+    ├── ModelLoadError
+    └── InvalidSettings
+
+A message says what was expected, what came, and what to do.
+"""
+
+from collections.abc import Sequence
+
+
+class ServiceError(Exception):
+    """Base of all errors that the service raises on purpose."""
+
+
+class InvalidInput(ServiceError):
+    """The request cannot be answered as it stands; `parameter` names the field at fault."""
+
+    def __init__(self, message: str, *, parameter: str | None = None) -> None:
+        super().__init__(message)
+        self.parameter = parameter
+
+
+class EmptyInput(InvalidInput):
+    """There is no text to embed."""
+
+
+class TextTooLong(InvalidInput):
+    """A text has more tokens than the model reads, and truncation was not asked for."""
+
+
+class BatchTooLarge(InvalidInput):
+    """One request holds more texts than the service takes at once."""
+
+
+class UnsupportedDimensions(InvalidInput):
+    """The model was not trained for embeddings of this size."""
+
+    def __init__(self, dimensions: int, *, supported: Sequence[int]) -> None:
+        sizes = ", ".join(map(str, supported))
+        super().__init__(f"dimensions={dimensions} is not one of {sizes}", parameter="dimensions")
+
+
+class UnknownPrompt(InvalidInput):
+    """The model has no prompt of this name."""
+
+
+class Overloaded(ServiceError):
+    """The queue is full; the same request can succeed after `retry_after` seconds."""
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class InferenceError(ServiceError):
+    """ONNX Runtime failed on valid input."""
+
+
+class StartupError(ServiceError):
+    """The service cannot start; never seen by a client."""
+
+
+class ModelLoadError(StartupError):
+    """A bundle is missing, damaged, or not for this machine."""
+
+
+class InvalidSettings(StartupError):
+    """A setting is unknown, malformed or contradicts another."""
