@@ -6,7 +6,8 @@ ServiceError
 │   ├── TextTooLong
 │   ├── BatchTooLarge
 │   ├── UnsupportedDimensions
-│   └── UnknownPrompt
+│   ├── UnknownPrompt
+│   └── UnknownModel
 ├── Overloaded
 ├── InferenceError
 └── StartupError
@@ -53,6 +54,10 @@ class UnsupportedDimensions(InvalidInput):
 
 class UnknownPrompt(InvalidInput):
     """The model has no prompt of this name."""
+
+
+class UnknownModel(InvalidInput):
+    """The request asks for a model that is not the one served here."""
 
 
 class Overloaded(ServiceError):

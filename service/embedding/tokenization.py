@@ -67,6 +67,10 @@ class Tokenizer:
             tokenized.append(TokenizedText(np.array(ids, np.int64), truncated))
         return tokenized
 
+    def count(self, text: str) -> int:
+        """How many tokens a text has, special tokens included, whatever the limit."""
+        return len(self._tokenizer.encode(text).ids)
+
 
 def load_tokenizer(bundle: Path, manifest: Manifest) -> Tokenizer:
     """The tokenizer of a bundle.

@@ -1,0 +1,1 @@
+"""Turns a sentence-transformers checkpoint into a bundle that the service runs."""

@@ -1,0 +1,81 @@
+"""Builds the fused graph of a known architecture straight from its checkpoint."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from export.checkpoint import Checkpoint
+from export.errors import CheckpointError
+from export.graphs import bert, gemma3
+from export.graphs.blocks import Blocks
+from export.graphs.graph import Graph, Value
+from export.precision import ARITHMETIC
+from export.progress import Progress
+from service.embedding.manifest import Precision
+
+
+
+@dataclass(frozen=True, slots=True)
+class _Architecture:
+    config: type[Any]
+    build: Callable[[Blocks, Any, Iterable[int]], Value]
+
+
+_ARCHITECTURES = {
+    "gemma3_text": _Architecture(gemma3.Gemma3Config, gemma3.build),
+    "bert": _Architecture(bert.BertConfig, bert.build),
+}
+
+
+def is_fused(checkpoint: Checkpoint) -> bool:
+    """Whether the checkpoint is of a known architecture with modules that its graph can hold."""
+    return (
+        checkpoint.architecture in _ARCHITECTURES
+        and checkpoint.modules[:2] == ("Transformer", "Pooling")
+        and set(checkpoint.modules[2:]) <= {"Dense", "Normalize"}
+        and all(dense.is_linear for dense in checkpoint.dense)
+        and checkpoint.pooling.get("pooling_mode_mean_tokens") is True
+        and not any(
+            value is True
+            for key, value in checkpoint.pooling.items()
+            if key.startswith("pooling_mode_") and key != "pooling_mode_mean_tokens"
+        )
+    )
+
+
+def write_fused(
+    checkpoint: Checkpoint, precision: Precision, graph_path: Path, output: str, progress: Progress
+) -> None:
+    """Write the graph, and its weights beside it (`.data`).
+
+    Raises:
+        CheckpointError: config.json or a tensor is not what the architecture needs.
+    """
+    architecture = _ARCHITECTURES[checkpoint.architecture]
+    try:
+        config = msgspec.convert(checkpoint.config, architecture.config, strict=False)
+    except msgspec.ValidationError as error:
+        raise CheckpointError(
+            f"{checkpoint.folder / 'config.json'} is not that of a {checkpoint.architecture}: {error}"
+        ) from error
+    checkpoint.weights.require(config.shapes() | _dense_shapes(checkpoint, config.hidden_size))
+    weights_path = graph_path.with_name(graph_path.name + ".data")
+    with weights_path.open("wb") as weights_file:
+        graph = Graph(weights_file, weights_path.name)
+        blocks = Blocks(graph, ARITHMETIC[precision], checkpoint.weights)
+        layers = progress(range(config.num_hidden_layers), f"{precision} layers")
+        pooled = blocks.mean_pool(architecture.build(blocks, config, layers))
+        if checkpoint.dense:
+            pooled = blocks.dense(pooled, [dense.weight for dense in checkpoint.dense])
+        graph.save(blocks.normalise(pooled), output, checkpoint.dimensions, graph_path)
+
+
+def _dense_shapes(checkpoint: Checkpoint, inputs: int) -> dict[str, tuple[int, ...]]:
+    shapes = {}
+    for dense in checkpoint.dense:
+        shapes[dense.weight] = (dense.outputs, inputs)
+        inputs = dense.outputs
+    return shapes

@@ -1,0 +1,204 @@
+"""What the architectures share: token tables, linear layers, norms, rotary tables, pooling."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from export.graphs.graph import MICROSOFT, Array, Graph, Value
+from export.precision import Arithmetic, Rows
+
+# What an eps becomes behind a product that lacks its scale: such a row is smaller than its true
+# size by a factor of up to a thousand, and the norm divides by its root mean square.
+UNSCALED_EPS = 1e-12
+
+_FLOAT = 1  # onnx.TensorProto.FLOAT
+_BOOL = 9  # onnx.TensorProto.BOOL
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """The vocabulary of an architecture over one checkpoint at one precision."""
+
+    graph: Graph
+    arithmetic: Arithmetic
+    weights: Mapping[str, Array]
+
+    def embed(self, name: str, *, scale: float = 1.0) -> Value:
+        """The token vectors.  # (texts, tokens, hidden)"""
+        return self.arithmetic.table(self.graph, name, self.weights[name], scale)
+
+    def rows(self, x: Value) -> Rows:
+        """Activations as the precision multiplies them; made once for all products that take them."""
+        return self.arithmetic.rows(self.graph, x)
+
+    def product(self, rows: Rows, *names: str) -> Value:
+        """The products with several weights side by side, up to the scale of each row."""
+        matrix = np.concatenate([self.weights[name + ".weight"] for name in names])
+        return self.arithmetic.product(self.graph, rows, "+".join(names), matrix)
+
+    def restore(self, product: Value, rows: Rows) -> Value:
+        """A product of these rows at its true size."""
+        return self.arithmetic.restore(self.graph, product, rows)
+
+    def linear(self, rows: Rows, *names: str) -> Value:
+        """Linear layers side by side at their true size, without their bias."""
+        return self.restore(self.product(rows, *names), rows)
+
+    def bias(self, *names: str) -> Value:
+        """The bias of linear layers side by side."""
+        return self.graph.constant(
+            "+".join(names) + ".bias",
+            np.concatenate([self.weights[name + ".bias"] for name in names]),
+        )
+
+    def split(self, x: Value, sizes: Sequence[int]) -> list[Value]:
+        """Parts of the last axis."""
+        return self.graph.op_with_outputs(
+            "Split", x, self.graph.integers(*sizes), outputs=len(sizes), axis=-1
+        )
+
+    def rms_norm(self, x: Value, name: str, eps: float, *, unscaled: bool = False) -> Value:
+        """RMSNorm with Gemma's gains; `unscaled` where x may be a product that lacks its scale."""
+        eps = UNSCALED_EPS if unscaled and not self.arithmetic.keeps_scale else eps
+        return self.graph.op(
+            "SimplifiedLayerNormalization",
+            x,
+            self._gain(name),
+            axis=-1,
+            epsilon=eps,
+            stash_type=_FLOAT,
+        )
+
+    def add_rms_norm(self, x: Value, skip: Value, name: str, eps: float) -> tuple[Value, Value]:
+        """The RMSNorm of x + skip, and x + skip."""
+        normed, _, _, total = self.graph.op_with_outputs(
+            "SkipSimplifiedLayerNormalization",
+            x,
+            skip,
+            self._gain(name),
+            outputs=4,
+            domain=MICROSOFT,
+            epsilon=eps,
+        )
+        return normed, total
+
+    def add_layer_norm(
+        self, x: Value, skip: Value, name: str, eps: float, bias: Value | None = None
+    ) -> Value:
+        """The LayerNorm of x + skip + bias."""
+        return self.graph.op(
+            "SkipLayerNormalization",
+            x,
+            skip,
+            self.weight(name + ".weight"),
+            self.weight(name + ".bias"),
+            bias,
+            domain=MICROSOFT,
+            epsilon=eps,
+        )
+
+    def rotary(self, x: Value, theta: float, head_size: int, max_tokens: int) -> Value:
+        """Rotary position embedding of each head, from position 0 on."""
+        inverse = theta ** (-np.arange(0, head_size, 2) / head_size)
+        angles = np.arange(max_tokens)[:, None] * inverse  # (tokens, head_size / 2)
+        return self.graph.op(
+            "RotaryEmbedding",
+            x,
+            self.graph.integers(0),
+            self.graph.constant(f"rotary.{theta:g}.cos", np.cos(angles), np.float32),
+            self.graph.constant(f"rotary.{theta:g}.sin", np.sin(angles), np.float32),
+            domain=MICROSOFT,
+        )
+
+    def attention(
+        self,
+        query_key_value: Sequence[Value],
+        *,
+        heads: int,
+        key_value_heads: int,
+        scale: float,
+        mask: Value | None = None,
+    ) -> Value:
+        """Every token attends to the real tokens of its text, where `mask` allows it."""
+        return self.graph.op(
+            "Attention",
+            *query_key_value,
+            mask,
+            None,
+            None,
+            self._token_counts(),
+            q_num_heads=heads,
+            kv_num_heads=key_value_heads,
+            scale=scale,
+        )
+
+    def window_mask(self, reach: int) -> Value:
+        """Allows the tokens at most `reach` positions away.  # (tokens, tokens)"""
+        graph = self.graph
+        steps = graph.op(
+            "Range", self._scalar(0), graph.op("Squeeze", self._length()), self._scalar(1)
+        )
+        apart = graph.op(
+            "Sub",
+            graph.op("Unsqueeze", steps, graph.integers(0)),
+            graph.op("Unsqueeze", steps, graph.integers(1)),
+        )
+        return graph.op("LessOrEqual", graph.op("Abs", apart), self._scalar(reach))
+
+    def first_rows(self, table: Value) -> Value:
+        """As many rows of a table of positions as there are tokens."""
+        return self.graph.op(
+            "Slice", table, self.graph.integers(0), self._length(), self.graph.integers(0)
+        )
+
+    def mean_pool(self, hidden: Value) -> Value:
+        """The mean over the real tokens of each text.  # (texts, hidden)
+
+        Padding is selected away: whatever stands there, even what is not a number, has no part.
+        """
+        graph = self.graph
+        real = graph.op(
+            "Unsqueeze",
+            graph.op("Cast", graph.attention_mask, to=_BOOL),
+            graph.integers(2),
+        )
+        kept = graph.op("Where", real, hidden, graph.constant("zero_float", 0, np.float32))
+        total = graph.op("ReduceSum", kept, graph.integers(1), keepdims=0)
+        counts = graph.op("Cast", self._token_counts(), to=_FLOAT)
+        return graph.op("Div", total, graph.op("Unsqueeze", counts, graph.integers(1)))
+
+    def dense(self, x: Value, names: Sequence[str]) -> Value:
+        """Linear layers with nothing between them, as the one product that they are."""
+        product = self.weights[names[0]].astype(np.float64)
+        for name in names[1:]:
+            product = self.weights[name].astype(np.float64) @ product
+        matrix = self.graph.constant("+".join(names), product.T, np.float32)
+        return self.graph.op("MatMul", x, matrix)
+
+    def normalise(self, x: Value) -> Value:
+        """Vectors of unit length."""
+        return self.graph.op("LpNormalization", x, axis=-1, p=2)
+
+    def weight(self, name: str) -> Value:
+        """A vector of the checkpoint as it is."""
+        return self.graph.constant(name, self.weights[name], np.float32)
+
+    def _gain(self, name: str) -> Value:
+        # Gemma stores its gains minus one.
+        return self.graph.constant(name + ".gain", 1 + self.weights[name + ".weight"], np.float32)
+
+    def _length(self) -> Value:
+        return self.graph.shared("length", "Shape", self.graph.input_ids, start=1, end=2)
+
+    def _token_counts(self) -> Value:
+        return self.graph.shared(
+            "token_counts",
+            "ReduceSum",
+            self.graph.attention_mask,
+            self.graph.integers(1),
+            keepdims=0,
+        )
+
+    def _scalar(self, value: int) -> Value:
+        return self.graph.constant(f"scalar_{value}", value, np.int64)

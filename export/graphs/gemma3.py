@@ -1,0 +1,165 @@
+"""Gemma 3 as a text encoder, such as EmbeddingGemma: attention both ways, norms before and after."""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from export.errors import CheckpointError
+from export.graphs.blocks import Blocks
+from export.graphs.graph import Value
+
+
+class Gemma3Config(msgspec.Struct, frozen=True):
+    """The fields of config.json that decide what the graph computes."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    query_pre_attn_scalar: float
+    sliding_window: int
+    rms_norm_eps: float
+    rope_theta: float
+    rope_local_base_freq: float
+    max_position_embeddings: int
+    layer_types: list[str]
+    use_bidirectional_attention: bool = False
+    hidden_activation: str = "gelu_pytorch_tanh"
+    attention_bias: bool = False
+    rope_scaling: dict[str, object] | None = None
+    attn_logit_softcapping: float | None = None
+
+    def __post_init__(self) -> None:
+        expected = {
+            "use_bidirectional_attention": True,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "attention_bias": False,
+            "rope_scaling": None,
+            "attn_logit_softcapping": None,
+        }
+        for field, value in expected.items():
+            if getattr(self, field) != value:
+                raise CheckpointError(
+                    f"config.json says {field}={getattr(self, field)!r}; "
+                    f"the gemma3_text graph is built for {value!r}"
+                )
+        if len(self.layer_types) != self.num_hidden_layers or set(self.layer_types) - set(_LAYERS):
+            raise CheckpointError(
+                f"config.json must give each of its {self.num_hidden_layers} layers one of "
+                f"{', '.join(_LAYERS)} in layer_types, but has {self.layer_types}"
+            )
+
+    @property
+    def reach(self) -> int:
+        """How many positions away a token of a sliding layer sees, on either side.
+
+        transformers derives its window of sliding_window // 2 + 1 and keeps what is nearer than it
+        (configuration_gemma3.py and modeling_gemma3.py, 4.57.6).
+        """
+        return self.sliding_window // 2
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every weight that the graph needs."""
+        hidden, wide = self.hidden_size, self.intermediate_size
+        query, key = (n * self.head_dim for n in (self.num_attention_heads, self.num_key_value_heads))
+        layer = {
+            "input_layernorm": (hidden,),
+            "self_attn.q_proj": (query, hidden),
+            "self_attn.k_proj": (key, hidden),
+            "self_attn.v_proj": (key, hidden),
+            "self_attn.q_norm": (self.head_dim,),
+            "self_attn.k_norm": (self.head_dim,),
+            "self_attn.o_proj": (hidden, query),
+            "post_attention_layernorm": (hidden,),
+            "pre_feedforward_layernorm": (hidden,),
+            "mlp.gate_proj": (wide, hidden),
+            "mlp.up_proj": (wide, hidden),
+            "mlp.down_proj": (hidden, wide),
+            "post_feedforward_layernorm": (hidden,),
+        }
+        shapes: dict[str, tuple[int, ...]] = {
+            f"layers.{i}.{name}.weight": shape
+            for i in range(self.num_hidden_layers)
+            for name, shape in layer.items()
+        }
+        shapes["embed_tokens.weight"] = (self.vocab_size, hidden)
+        shapes["norm.weight"] = (hidden,)
+        return shapes
+
+
+_LAYERS = ("sliding_attention", "full_attention")
+
+
+def build(blocks: Blocks, config: Gemma3Config, layers: Iterable[int]) -> Value:
+    """The last hidden states, `layers` being all layers in order.  # (texts, tokens, hidden)"""
+    eps = config.rms_norm_eps
+    window = blocks.window_mask(config.reach)
+    x = blocks.embed("embed_tokens.weight", scale=config.hidden_size**0.5)
+    normed = blocks.rms_norm(x, "layers.0.input_layernorm", eps)
+    for i in layers:
+        layer = f"layers.{i}."
+        sliding = config.layer_types[i] == "sliding_attention"
+        mixed = _attention(blocks, layer + "self_attn.", normed, config, window if sliding else None)
+        mixed = blocks.rms_norm(mixed, layer + "post_attention_layernorm", eps, unscaled=True)
+        normed, x = blocks.add_rms_norm(x, mixed, layer + "pre_feedforward_layernorm", eps)
+        wide = _feed_forward(blocks, layer + "mlp.", normed, config)
+        wide = blocks.rms_norm(wide, layer + "post_feedforward_layernorm", eps, unscaled=True)
+        last = i + 1 == config.num_hidden_layers
+        following = "norm" if last else f"layers.{i + 1}.input_layernorm"
+        normed, x = blocks.add_rms_norm(x, wide, following, eps)
+    return normed
+
+
+def _attention(
+    blocks: Blocks, name: str, x: Value, config: Gemma3Config, window: Value | None
+) -> Value:
+    """The output projection, up to the scale of each row: an RMS norm follows."""
+    heads, key_value_heads, size = (
+        config.num_attention_heads,
+        config.num_key_value_heads,
+        config.head_dim,
+    )
+    rows = blocks.rows(x)
+    query_key_value = blocks.product(rows, name + "q_proj", name + "k_proj", name + "v_proj")
+    query, key, value = blocks.split(
+        query_key_value, [heads * size, key_value_heads * size, key_value_heads * size]
+    )
+    # The norms of query and key cancel the scale of a row.
+    query, key = (
+        _rotated_heads(blocks, part, name + norm, count, config, sliding=window is not None)
+        for part, norm, count in ((query, "q_norm", heads), (key, "k_norm", key_value_heads))
+    )
+    mixed = blocks.attention(
+        (query, key, blocks.restore(value, rows)),
+        heads=heads,
+        key_value_heads=key_value_heads,
+        scale=config.query_pre_attn_scalar**-0.5,
+        mask=window,
+    )
+    return blocks.product(blocks.rows(mixed), name + "o_proj")
+
+
+def _rotated_heads(
+    blocks: Blocks, x: Value, norm: str, heads: int, config: Gemma3Config, *, sliding: bool
+) -> Value:
+    graph, size = blocks.graph, config.head_dim
+    split = graph.op("Reshape", x, graph.integers(0, 0, heads, size))
+    normed = blocks.rms_norm(split, norm, config.rms_norm_eps, unscaled=True)
+    joined = graph.op("Reshape", normed, graph.integers(0, 0, heads * size))
+    theta = config.rope_local_base_freq if sliding else config.rope_theta
+    return blocks.rotary(joined, theta, size, config.max_position_embeddings)
+
+
+def _feed_forward(blocks: Blocks, name: str, x: Value, config: Gemma3Config) -> Value:
+    """The down projection, up to the scale of each row: an RMS norm follows."""
+    graph, width = blocks.graph, config.intermediate_size
+    rows = blocks.rows(x)
+    gate, up = blocks.split(
+        blocks.product(rows, name + "gate_proj", name + "up_proj"), [width, width]
+    )
+    # The gate meets a nonlinearity; the scale of `up` stays in the rows of the next product.
+    gate = graph.op("FastGelu", blocks.restore(gate, rows), domain="com.microsoft")
+    return blocks.product(blocks.rows(graph.op("Mul", gate, up)), name + "down_proj")

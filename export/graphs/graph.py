@@ -1,0 +1,132 @@
+"""An ONNX graph under construction: nodes in memory, weights streamed to a file beside it."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper
+
+MICROSOFT = "com.microsoft"
+# Opset 24 is the first whose Attention takes the number of real tokens instead of a mask.
+OPSETS = {"": 24, MICROSOFT: 1}
+IR_VERSION = 11
+
+# ONNX Runtime maps a weight into memory instead of reading it when it starts at a page.
+_PAGE = 4096
+_INLINE_BYTES = 1024
+
+Array = npt.NDArray[Any]
+Value = str
+"""The name of a tensor in the graph."""
+
+
+class Graph:
+    """Maps input_ids and attention_mask (int64 [texts, tokens], padded on the right) to embeddings.
+
+    Every method that adds nodes returns the new value, so that an architecture reads like a
+    forward pass. Weights go to `weights_file` as they are named and are never held in memory.
+    """
+
+    def __init__(self, weights_file: IO[bytes], weights_name: str) -> None:
+        self.input_ids: Value = "input_ids"
+        self.attention_mask: Value = "attention_mask"
+        self._file = weights_file
+        self._weights_name = weights_name
+        self._nodes: list[onnx.NodeProto] = []
+        self._tensors: dict[Value, TensorProto] = {}
+        self._shared: dict[str, Value] = {}
+        self._count = 0
+
+    def op(self, kind: str, *inputs: Value | None, domain: str = "", **attributes: Any) -> Value:
+        """The output of one operator."""
+        return self.op_with_outputs(kind, *inputs, outputs=1, domain=domain, **attributes)[0]
+
+    def op_with_outputs(
+        self, kind: str, *inputs: Value | None, outputs: int, domain: str = "", **attributes: Any
+    ) -> list[Value]:
+        """All outputs of one operator."""
+        self._count += 1
+        names = [f"{kind}_{self._count}" + (f"_{i}" if i else "") for i in range(outputs)]
+        inputs_given = [name or "" for name in inputs]
+        self._nodes.append(
+            helper.make_node(
+                kind, inputs_given, names, name=names[0], domain=domain, **attributes
+            )
+        )
+        return names
+
+    def shared(self, name: str, kind: str, *inputs: Value, **attributes: Any) -> Value:
+        """The output of one operator that is computed once for all who ask for this name."""
+        if name not in self._shared:
+            self._shared[name] = self.op(kind, *inputs, **attributes)
+        return self._shared[name]
+
+    def constant(self, name: str, array: npt.ArrayLike, dtype: npt.DTypeLike = None) -> Value:
+        """A tensor of the graph; written on first use of its name."""
+        if name in self._tensors:
+            return name
+        data = np.asarray(array, dtype)
+        if data.nbytes < _INLINE_BYTES:
+            tensor = TensorProto(
+                name=name,
+                dims=data.shape,
+                data_type=helper.np_dtype_to_tensor_dtype(data.dtype),
+                raw_data=data.tobytes(),
+            )
+            self._tensors[name] = tensor
+            return name
+        return self.stream(name, data.shape, data.dtype, [data])
+
+    def stream(
+        self, name: str, shape: Sequence[int], dtype: npt.DTypeLike, parts: Iterable[Array]
+    ) -> Value:
+        """A large tensor whose parts, in order along its first axis, are written one by one."""
+        tensor = TensorProto(
+            name=name,
+            dims=shape,
+            data_type=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)),
+            data_location=TensorProto.EXTERNAL,
+        )
+        self._file.write(b"\0" * (-self._file.tell() % _PAGE))
+        start = self._file.tell()
+        for part in parts:
+            self._file.write(np.ascontiguousarray(part, dtype).data)
+        place = {
+            "location": self._weights_name,
+            "offset": start,
+            "length": self._file.tell() - start,
+        }
+        for key, value in place.items():
+            tensor.external_data.add(key=key, value=str(value))
+        self._tensors[name] = tensor
+        return name
+
+    def integers(self, *values: int) -> Value:
+        """A one-dimensional int64 tensor."""
+        return self.constant("integers_" + "_".join(map(str, values)), values, np.int64)
+
+    def save(self, output: Value, output_name: str, dimensions: int, path: Path) -> None:
+        """Write the graph, with `output` (float32 [texts, dimensions]) under its public name."""
+        for node in self._nodes:
+            node.output[:] = [output_name if name == output else name for name in node.output]
+        text_tokens = ["texts", "tokens"]
+        graph = helper.make_graph(
+            self._nodes,
+            "text_encoder",
+            [
+                helper.make_tensor_value_info(name, TensorProto.INT64, text_tokens)
+                for name in (self.input_ids, self.attention_mask)
+            ],
+            [helper.make_tensor_value_info(output_name, TensorProto.FLOAT, ["texts", dimensions])],
+            list(self._tensors.values()),
+        )
+        model = helper.make_model(
+            graph,
+            ir_version=IR_VERSION,
+            opset_imports=[helper.make_opsetid(*opset) for opset in OPSETS.items()],
+            producer_name="export",
+        )
+        path.write_bytes(model.SerializeToString())
