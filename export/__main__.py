@@ -2,15 +2,14 @@
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from export.bundle import Attempt, Compare, ladder, write_bundle
 from export.checkpoint import STARTER, Checkpoint, open_checkpoint
 from export.errors import ExportError
-from export.parity import has_reference, reference
+from export.parity import Reference, has_reference, reference
 from export.progress import progress_bar
-from service.embedding.manifest import Manifest, Precision
+from service.embedding.manifest import Manifest
 from service.embedding.tokenization import Tokenizer
 from service.errors import ServiceError
 
@@ -52,17 +51,15 @@ def _export(options: argparse.Namespace) -> tuple[Path, Manifest]:
             f"--precision {options.precision} is not one of {', '.join(available)}, which "
             f"{checkpoint.architecture} with these modules can be written in"
         )
-    name = options.name or (checkpoint.recipe.name if checkpoint.is_published else None)
-    bundle = Path(options.models_dir) / (name or checkpoint.folder.resolve().name)
+    bundle = Path(options.models_dir) / (options.name or checkpoint.name)
     print(f"{checkpoint.id} -> {bundle}", file=sys.stderr)
-    table: Callable[[Attempt], None] = _print_attempt
     manifest = write_bundle(
         checkpoint,
         bundle,
         chosen,
         compare=_compare(checkpoint, wanted=options.parity),
         progress=progress_bar,
-        report=table,
+        report=_print_attempt,
     )
     return bundle, manifest
 
@@ -78,7 +75,7 @@ def _compare(checkpoint: Checkpoint, *, wanted: bool) -> Compare | None:
         )
         return None
 
-    def compare(manifest: Manifest, tokenizer: Tokenizer) -> object:
+    def compare(manifest: Manifest, tokenizer: Tokenizer) -> Reference:
         return reference(checkpoint.folder, manifest, tokenizer, progress_bar)
 
     return compare

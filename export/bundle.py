@@ -122,18 +122,14 @@ def _prove(
 ) -> tuple[Attempt, Variant]:
     (variant,) = candidate.variants
     model = load_model(folder, candidate)
-    failure = None
     parity = measure(compared, model, tokenizer, progress) if compared else None
-    if parity and not GATES[variant.precision].passes(parity):
-        failure = f"parity {parity.cosine_min:.5f} at worst, below {GATES[variant.precision]}"
+    failure = GATES[variant.precision].failure(parity) if parity else None
     if failure is None and candidate.known_answers:
         try:
             check_known_answers(candidate, model, tokenizer)
         except ParityError as error:
             failure = str(error)
-    variant = msgspec.structs.replace(
-        variant, batch_invariant=is_batch_invariant(model, tokenizer)
-    )
+    variant = msgspec.structs.replace(variant, batch_invariant=is_batch_invariant(model, tokenizer))
     size = variant.graph.bytes + variant.weights.bytes
     return Attempt(variant.precision, size, parity, failure), variant
 
@@ -141,7 +137,6 @@ def _prove(
 def _manifest(checkpoint: Checkpoint, name: str, tokenizer: BundleFile) -> Manifest:
     """The manifest of a checkpoint, with no variant yet."""
     recipe = checkpoint.recipe
-    digest = checkpoint.weights.sha256()
     prompts = checkpoint.prompts
 
     def known_prompt(name: str | None) -> str | None:
@@ -150,7 +145,11 @@ def _manifest(checkpoint: Checkpoint, name: str, tokenizer: BundleFile) -> Manif
     return Manifest(
         format=FORMAT,
         name=name,
-        source=Source(checkpoint.id, checkpoint.revision, digest),
+        source=Source(
+            recipe.id if recipe and checkpoint.is_published else checkpoint.id,
+            checkpoint.revision,
+            checkpoint.weights.sha256(),
+        ),
         architecture=checkpoint.architecture,
         dimensions=checkpoint.dimensions,
         matryoshka_dimensions=recipe.matryoshka_dimensions if recipe else (checkpoint.dimensions,),

@@ -5,6 +5,7 @@ import importlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,14 @@ class Dense:
     is_linear: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Pooling:
+    """A Pooling module: how the tokens become one vector (`mean`, `cls`, ...), and its size."""
+
+    mode: str
+    dimensions: int
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A sentence-transformers model on disk, read and checked."""
@@ -104,7 +113,7 @@ class Checkpoint:
     config: dict[str, Any]
     modules: tuple[str, ...]
     """The class names of modules.json in order, such as Transformer, Pooling, Normalize."""
-    pooling: dict[str, Any]
+    pooling: Pooling
     dense: tuple[Dense, ...]
     weights: Weights
     tokenizer_path: Path
@@ -116,6 +125,13 @@ class Checkpoint:
         return str(self.config["model_type"])
 
     @property
+    def name(self) -> str:
+        """The name of its bundle where nobody gives another: the model's, or the folder's."""
+        if self.recipe and self.is_published:
+            return self.recipe.name
+        return self.folder.resolve().name
+
+    @cached_property
     def is_published(self) -> bool:
         """Whether these are the weights of the recipe, and not a fine-tune of them."""
         return self.recipe is not None and (
@@ -125,9 +141,7 @@ class Checkpoint:
     @property
     def dimensions(self) -> int:
         """The size of its embeddings."""
-        if self.dense:
-            return self.dense[-1].outputs
-        return int(self.pooling.get("word_embedding_dimension") or self.config["hidden_size"])
+        return self.dense[-1].outputs if self.dense else self.pooling.dimensions
 
     @property
     def pad_token_id(self) -> int:
@@ -215,10 +229,12 @@ def _read(folder: Path, *, id: str, revision: str | None) -> Checkpoint:
     files = {"": encoder / "model.safetensors"}
     dense = [path for kind, path in modules if kind == "Dense"]
     files.update({path + ".": folder / path / "model.safetensors" for path in dense})
-    sentence = _read_json(encoder / "sentence_bert_config.json", missing={})
-    positions = int(config.get("max_position_embeddings", 512))
     own = _read_json(folder / "config_sentence_transformers.json", missing={}).get("prompts") or {}
     pooling = next((path for kind, path in modules if kind == "Pooling"), None)
+    if pooling is None:
+        raise CheckpointError(
+            f"{folder / 'modules.json'} has no Pooling module, so there is no embedding of a text"
+        )
     return Checkpoint(
         folder=folder,
         id=id,
@@ -226,11 +242,11 @@ def _read(folder: Path, *, id: str, revision: str | None) -> Checkpoint:
         recipe=recipe,
         config=config,
         modules=tuple(kind for kind, _ in modules),
-        pooling=_read_json(folder / pooling / "config.json") if pooling else {},
+        pooling=_read_pooling(folder / pooling / "config.json"),
         dense=tuple(_read_dense(folder, path) for path in dense),
         weights=Weights(files),
         tokenizer_path=encoder / "tokenizer.json",
-        max_tokens=min(positions, int(sentence.get("max_seq_length") or positions)),
+        max_tokens=_max_tokens(encoder, config),
         prompts={**(recipe.prompts if recipe else {}), **own},
     )
 
@@ -246,6 +262,33 @@ def _read_modules(folder: Path) -> list[tuple[str, str]]:
         raise CheckpointError(
             f"{path} is not a list of sentence-transformers modules: {error!r}"
         ) from error
+
+
+def _read_pooling(path: Path) -> Pooling:
+    """sentence-transformers 5.7 names the mode; before, each mode had a flag of its own."""
+    config = _read_json(path)
+    modes = config.get("pooling_mode") or [
+        key.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
+        for key, value in config.items()
+        if key.startswith("pooling_mode_") and value is True
+    ]
+    dimensions = config.get("embedding_dimension") or config.get("word_embedding_dimension")
+    if not modes or not dimensions or config.get("include_prompt") is False:
+        raise CheckpointError(
+            f"expected a pooling mode, its size, and prompts that are pooled too in {path}, "
+            f"but it says {config}"
+        )
+    return Pooling(modes if isinstance(modes, str) else "+".join(modes), int(dimensions))
+
+
+def _max_tokens(encoder: Path, config: dict[str, Any]) -> int:
+    """What the checkpoint says of the longest text, and never more than it has positions for."""
+    positions = int(config.get("max_position_embeddings") or 512)
+    stated = (
+        _read_json(encoder / "sentence_bert_config.json", missing={}).get("max_seq_length"),
+        _read_json(encoder / "tokenizer_config.json", missing={}).get("model_max_length"),
+    )
+    return min(int(next((limit for limit in stated if limit), positions)), positions)
 
 
 def _read_dense(folder: Path, path: str) -> Dense:

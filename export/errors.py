@@ -1,11 +1,12 @@
 """Every error that an export ends with on purpose.
 
 ExportError
-├── CheckpointError      not found, damaged, or not what its own configuration says
-├── RecipeMismatch       it contradicts what is known about this model
-└── ParityError          the graph does not compute what the checkpoint computes
+├── CheckpointError  not found, damaged, or not what its own configuration says
+├── RecipeMismatch   it contradicts what is known about this model
+└── ParityError      the graph does not compute what the checkpoint computes
 
-A message says what was expected, what came, and what to do. An export that raises has written nothing.
+A message says what was expected, what came, and what to do. An export that raises has
+written nothing.
 """
 
 

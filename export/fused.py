@@ -17,7 +17,6 @@ from export.progress import Progress
 from service.embedding.manifest import Precision
 
 
-
 @dataclass(frozen=True, slots=True)
 class _Architecture:
     config: type[Any]
@@ -37,12 +36,7 @@ def is_fused(checkpoint: Checkpoint) -> bool:
         and checkpoint.modules[:2] == ("Transformer", "Pooling")
         and set(checkpoint.modules[2:]) <= {"Dense", "Normalize"}
         and all(dense.is_linear for dense in checkpoint.dense)
-        and checkpoint.pooling.get("pooling_mode_mean_tokens") is True
-        and not any(
-            value is True
-            for key, value in checkpoint.pooling.items()
-            if key.startswith("pooling_mode_") and key != "pooling_mode_mean_tokens"
-        )
+        and checkpoint.pooling.mode == "mean"
     )
 
 
@@ -59,7 +53,7 @@ def write_fused(
         config = msgspec.convert(checkpoint.config, architecture.config, strict=False)
     except msgspec.ValidationError as error:
         raise CheckpointError(
-            f"{checkpoint.folder / 'config.json'} is not that of a {checkpoint.architecture}: {error}"
+            f"config.json of {checkpoint.folder} is not that of a {checkpoint.architecture}: {error}"
         ) from error
     checkpoint.weights.require(config.shapes() | _dense_shapes(checkpoint, config.hidden_size))
     weights_path = graph_path.with_name(graph_path.name + ".data")
@@ -74,7 +68,7 @@ def write_fused(
 
 
 def _dense_shapes(checkpoint: Checkpoint, inputs: int) -> dict[str, tuple[int, ...]]:
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for dense in checkpoint.dense:
         shapes[dense.weight] = (dense.outputs, inputs)
         inputs = dense.outputs

@@ -191,7 +191,8 @@ def quantise_rows(
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
     """Symmetric int8 codes of each row, and the scale that a row's codes are multiplied with."""
     peak = np.abs(matrix).max(1)
-    scale = np.where(peak > 0, peak, 1).astype(np.float32) / _INT8_MAX
+    peak[peak == 0] = 1
+    scale = peak / np.float32(_INT8_MAX)
     return np.rint(matrix / scale[:, None]).astype(np.int8), scale
 
 

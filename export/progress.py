@@ -14,7 +14,8 @@ class Progress(Protocol):
 
 def progress_bar(steps: Sequence[int], description: str) -> Iterable[int]:
     """A bar on standard error where a person sees it."""
-    return tqdm(steps, desc=description, unit="", leave=False, disable=None)
+    bar: Iterable[int] = tqdm(steps, desc=description, unit="", leave=False, disable=None)
+    return bar
 
 
 def silent(steps: Sequence[int], description: str) -> Iterable[int]:

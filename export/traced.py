@@ -58,9 +58,7 @@ def _normalise_output(model: onnx.ModelProto, output: str) -> None:
     graph = model.graph
     for node in graph.node:
         node.output[:] = ["unnormalised" if name == output else name for name in node.output]
-    graph.node.append(
-        helper.make_node("LpNormalization", ["unnormalised"], [output], axis=-1, p=2)
-    )
+    graph.node.append(helper.make_node("LpNormalization", ["unnormalised"], [output], axis=-1, p=2))
     kept = [value for value in graph.output if value.name == output]
     del graph.output[:]
     graph.output.extend(kept)

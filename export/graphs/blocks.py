@@ -29,7 +29,7 @@ class Blocks:
         return self.arithmetic.table(self.graph, name, self.weights[name], scale)
 
     def rows(self, x: Value) -> Rows:
-        """Activations as the precision multiplies them; made once for all products that take them."""
+        """Activations as the precision multiplies them; one for all products that take them."""
         return self.arithmetic.rows(self.graph, x)
 
     def product(self, rows: Rows, *names: str) -> Value:

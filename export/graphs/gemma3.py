@@ -1,4 +1,4 @@
-"""Gemma 3 as a text encoder, such as EmbeddingGemma: attention both ways, norms before and after."""
+"""Gemma 3 as a text encoder, such as EmbeddingGemma: attends both ways, norms on both sides."""
 
 from collections.abc import Iterable
 
@@ -6,7 +6,7 @@ import msgspec
 
 from export.errors import CheckpointError
 from export.graphs.blocks import Blocks
-from export.graphs.graph import Value
+from export.graphs.graph import MICROSOFT, Value
 
 
 class Gemma3Config(msgspec.Struct, frozen=True):
@@ -64,7 +64,8 @@ class Gemma3Config(msgspec.Struct, frozen=True):
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every weight that the graph needs."""
         hidden, wide = self.hidden_size, self.intermediate_size
-        query, key = (n * self.head_dim for n in (self.num_attention_heads, self.num_key_value_heads))
+        query = self.num_attention_heads * self.head_dim
+        key = self.num_key_value_heads * self.head_dim
         layer = {
             "input_layernorm": (hidden,),
             "self_attn.q_proj": (query, hidden),
@@ -101,8 +102,8 @@ def build(blocks: Blocks, config: Gemma3Config, layers: Iterable[int]) -> Value:
     normed = blocks.rms_norm(x, "layers.0.input_layernorm", eps)
     for i in layers:
         layer = f"layers.{i}."
-        sliding = config.layer_types[i] == "sliding_attention"
-        mixed = _attention(blocks, layer + "self_attn.", normed, config, window if sliding else None)
+        mask = window if config.layer_types[i] == "sliding_attention" else None
+        mixed = _attention(blocks, layer + "self_attn.", normed, config, mask)
         mixed = blocks.rms_norm(mixed, layer + "post_attention_layernorm", eps, unscaled=True)
         normed, x = blocks.add_rms_norm(x, mixed, layer + "pre_feedforward_layernorm", eps)
         wide = _feed_forward(blocks, layer + "mlp.", normed, config)
@@ -161,5 +162,5 @@ def _feed_forward(blocks: Blocks, name: str, x: Value, config: Gemma3Config) -> 
         blocks.product(rows, name + "gate_proj", name + "up_proj"), [width, width]
     )
     # The gate meets a nonlinearity; the scale of `up` stays in the rows of the next product.
-    gate = graph.op("FastGelu", blocks.restore(gate, rows), domain="com.microsoft")
+    gate = graph.op("FastGelu", blocks.restore(gate, rows), domain=MICROSOFT)
     return blocks.product(blocks.rows(graph.op("Mul", gate, up)), name + "down_proj")

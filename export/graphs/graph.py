@@ -52,9 +52,7 @@ class Graph:
         names = [f"{kind}_{self._count}" + (f"_{i}" if i else "") for i in range(outputs)]
         inputs_given = [name or "" for name in inputs]
         self._nodes.append(
-            helper.make_node(
-                kind, inputs_given, names, name=names[0], domain=domain, **attributes
-            )
+            helper.make_node(kind, inputs_given, names, name=names[0], domain=domain, **attributes)
         )
         return names
 
@@ -64,7 +62,9 @@ class Graph:
             self._shared[name] = self.op(kind, *inputs, **attributes)
         return self._shared[name]
 
-    def constant(self, name: str, array: npt.ArrayLike, dtype: npt.DTypeLike = None) -> Value:
+    def constant(
+        self, name: str, array: npt.ArrayLike, dtype: npt.DTypeLike | None = None
+    ) -> Value:
         """A tensor of the graph; written on first use of its name."""
         if name in self._tensors:
             return name

@@ -1,0 +1,31 @@
+"""Draws the figures that people compare."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("svg")
+matplotlib.rcParams["svg.hashsalt"] = "benchmarks"  # the same figures give the same file
+
+from matplotlib import pyplot as plt  # noqa: E402 - the output format comes first
+
+
+def draw_bars(
+    results: Mapping[str, Mapping[str, Mapping[str, float]]], figure: str, unit: str, path: Path
+) -> None:
+    """One group of bars for each shape, one bar for each engine; an SVG file."""
+    shapes = list(results)
+    engines = list(results[shapes[0]])
+    drawing, axes = plt.subplots(figsize=(9, 4))
+    width = 0.8 / len(engines)
+    for place, engine in enumerate(engines):
+        heights = [results[shape][engine][figure] for shape in shapes]
+        offsets = [index + (place - (len(engines) - 1) / 2) * width for index in range(len(shapes))]
+        axes.bar(offsets, heights, width, label=engine)
+    axes.set_xticks(range(len(shapes)), [f"{shape} tokens" for shape in shapes])
+    axes.set_ylabel(unit)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize="small")
+    drawing.tight_layout()
+    drawing.savefig(path, metadata={"Date": None})

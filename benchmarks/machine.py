@@ -1,0 +1,38 @@
+"""What a benchmark's figures depend on: the machine, the versions, the commit."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+_PACKAGES = ("onnxruntime", "numpy", "torch", "transformers", "sentence-transformers", "optimum")
+_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+
+
+def describe_machine() -> dict[str, object]:
+    """The processor and its relevant instruction sets, cores, versions and commit."""
+    cpu, flags = platform.processor(), set[str]()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        fields = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
+        named = {key.strip(): value.strip() for key, value in fields.items()}
+        cpu = f"{named.get('model name', cpu)} (family {named.get('cpu family')})"
+        flags = set(named.get("flags", "").split())
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return {
+        "cpu": cpu,
+        "instructions": [flag for flag in _FLAGS if flag in flags],
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": versions,
+        "commit": commit,
+    }
