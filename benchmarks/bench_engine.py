@@ -85,21 +85,19 @@ def measure(engines: list[EngineProcess], shapes: list[str], rounds: int, second
 
 
 def print_table(results: Any, ours: list[str]) -> None:
-    """Median tokens a second, and how many times the best other engine ours is."""
+    """Median tokens a second, and how many times each peer's those of the first of ours are."""
     names = list(next(iter(results.values())))
     width = max(len(name) for name in names) + 2
     print("tokens/s, median".ljust(width) + "".join(f"{shape:>10}" for shape in results))
     for name in names:
         row = "".join(f"{results[shape][name]['tokens_per_second']:>10,.0f}" for shape in results)
         print(name.ljust(width) + row)
-    for peer in names:
-        if peer in ours:
-            continue
-        ratios = "".join(
-            f"{results[shape][ours[0]]['tokens_per_second'] / results[shape][peer]['tokens_per_second']:>10.2f}"
-            for shape in results
-        )
-        print(f"{ours[0]} / {peer}".ljust(width) + ratios)
+    for peer in (name for name in names if name not in ours):
+        ratios = ""
+        for of_shape in results.values():
+            mine, theirs = (of_shape[name]["tokens_per_second"] for name in (ours[0], peer))
+            ratios += f"{mine / theirs:>10.2f}"
+        print(f"x {peer}".ljust(width) + ratios)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """How long does an export take, and how much memory, for a checkpoint of this size?
 
-    uv run python benchmarks/bench_export.py CHECKPOINT --save benchmarks/results/export-MACHINE.json
+    uv run python benchmarks/bench_export.py CHECKPOINT --save FILE.json
 
 Parity is not counted: its time is that of the reference.
 """

@@ -53,7 +53,7 @@ def write_fused(
         config = msgspec.convert(checkpoint.config, architecture.config, strict=False)
     except msgspec.ValidationError as error:
         raise CheckpointError(
-            f"config.json of {checkpoint.folder} is not that of a {checkpoint.architecture}: {error}"
+            f"{checkpoint.folder}/config.json is not of a {checkpoint.architecture}: {error}"
         ) from error
     checkpoint.weights.require(config.shapes() | _dense_shapes(checkpoint, config.hidden_size))
     weights_path = graph_path.with_name(graph_path.name + ".data")

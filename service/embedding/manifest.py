@@ -52,7 +52,7 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class KnownAnswers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Similarities that the right model, prompted rightly, gives: a check that needs no reference."""
+    """Similarities that the right model with the right prompts gives, known without a reference."""
 
     query: str
     documents: tuple[str, ...]
@@ -81,6 +81,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     known_answers: KnownAnswers | None = None
     notice: str | None = None
     """What a user of this model should know, such as that it is for trying out only."""
+
+    def __post_init__(self) -> None:
+        for name in (self.query_prompt, self.document_prompt, self.default_prompt):
+            if name is not None and name not in self.prompts:
+                raise ValueError(f"{name!r} is not one of the prompts ({', '.join(self.prompts)})")
 
 
 def read_manifest(bundle: Path) -> Manifest:

@@ -57,11 +57,8 @@ def bundle_of(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
         if (model, precision) not in built:
             source = STARTER if model == STARTER else str(tiny_checkpoint)
             name = f"{model}-{precision}"
-            status = export(
-                [source, "--name", name, "--models-dir", str(models), "--no-parity"]
-                + ["--precision", precision]
-            )
-            assert status == 0
+            arguments = [source, "--name", name, "--models-dir", str(models), "--no-parity"]
+            assert export([*arguments, "--precision", precision]) == 0
             built[model, precision] = load_bundle(models / name)
         return built[model, precision]
 

@@ -42,7 +42,7 @@ def test_the_limit_is_read_where_newer_releases_write_it(own_checkpoint: Path) -
     [
         ({"word_embedding_dimension": 64, "pooling_mode_cls_token": True}, "cls"),
         ({"word_embedding_dimension": 64, "pooling_mode_mean_tokens": True}, "mean"),
-        ({"embedding_dimension": 64, "pooling_mode": "lasttoken", "include_prompt": True}, "lasttoken"),
+        ({"embedding_dimension": 64, "pooling_mode": "lasttoken"}, "lasttoken"),
     ],
 )
 def test_pooling_is_read_as_old_and_new_releases_write_it(

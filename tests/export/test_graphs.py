@@ -34,9 +34,7 @@ def test_float32_equals_sentence_transformers(
 
 
 @pytest.mark.parametrize("precision", ["int8", "int8-block"])
-def test_quantised_starter_stays_within_its_gate(
-    bundle_of: BundleOf, precision: Precision
-) -> None:
+def test_quantised_starter_stays_within_its_gate(bundle_of: BundleOf, precision: Precision) -> None:
     texts, expected = golden("starter")
     bundle = bundle_of("starter", precision)
     found = cosine(embed(bundle.model, bundle.tokenizer, texts, 7), expected)
@@ -67,9 +65,7 @@ def test_an_embedding_does_not_depend_on_its_batch(
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("precision", FUSED_PRECISIONS)
-def test_embeddings_have_unit_length(
-    bundle_of: BundleOf, model: str, precision: Precision
-) -> None:
+def test_embeddings_have_unit_length(bundle_of: BundleOf, model: str, precision: Precision) -> None:
     bundle = bundle_of(model, precision)
     found = embed(bundle.model, bundle.tokenizer, ["", "one", "one two three"], 3)
     assert np.linalg.norm(found, axis=1) == pytest.approx(1, abs=1e-5)
@@ -88,7 +84,7 @@ def test_keys_and_values_are_not_repeated_for_each_query_head(bundle_of: BundleO
 
 
 def test_a_sliding_layer_sees_256_tokens_to_either_side(bundle_of: BundleOf) -> None:
-    """With sliding_window 512 in config.json the window is 257, of which the token itself is one."""
+    """sliding_window 512 in config.json is a window of 257, which counts the token itself."""
     graph = onnx.load(bundle_of("tiny", "fp32").folder / "fp32.onnx", load_external_data=False)
     compared = {
         tensor.name: onnx.numpy_helper.to_array(tensor)
