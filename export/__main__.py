@@ -85,7 +85,8 @@ def _print_attempt(attempt: Attempt) -> None:
     parity = attempt.parity
     figures = (
         f"cosine min {parity.cosine_min:.5f} mean {parity.cosine_mean:.5f}, "
-        f"top-1 agreement {parity.top1_agreement:.3f} over {parity.texts} texts"
+        f"top-1 agreement {parity.top1_agreement:.3f} (the reference is right in "
+        f"{parity.reference_accuracy:.3f}), {parity.texts} texts"
         if parity
         else "parity not measured"
     )

@@ -81,7 +81,7 @@ def write_bundle(
         failures = []
         for precision in precisions:
             candidate = _with_variant(
-                manifest, _build(checkpoint, folder, precision, progress), None
+                manifest, _build(checkpoint, folder, precision, tokenizer, progress), None
             )
             attempt, variant = _prove(folder, candidate, tokenizer, compared, progress)
             report(attempt)
@@ -97,11 +97,15 @@ def write_bundle(
 
 
 def _build(
-    checkpoint: Checkpoint, folder: Path, precision: Precision, progress: Progress
+    checkpoint: Checkpoint,
+    folder: Path,
+    precision: Precision,
+    tokenizer: Tokenizer,
+    progress: Progress,
 ) -> Variant:
     graph_path = folder / f"{precision}.onnx"
     if is_fused(checkpoint):
-        write_fused(checkpoint, precision, graph_path, OUTPUT, progress)
+        write_fused(checkpoint, precision, graph_path, OUTPUT, tokenizer, progress)
     else:
         write_traced(checkpoint, graph_path, OUTPUT)
     return Variant(

@@ -36,11 +36,15 @@ class Retrieval(msgspec.Struct, frozen=True):
 
 
 class Corpus(msgspec.Struct, frozen=True):
-    """Sentences of many languages, oddities, and a small retrieval task."""
+    """Sentences of many languages, oddities, and a small retrieval task.
+
+    `calibration` are texts that nothing is compared on.
+    """
 
     sentences: tuple[Sentence, ...]
     snippets: tuple[str, ...]
     retrieval: Retrieval
+    calibration: tuple[str, ...]
 
 
 def read_corpus() -> Corpus:

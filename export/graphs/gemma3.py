@@ -1,12 +1,14 @@
 """Gemma 3 as a text encoder, such as EmbeddingGemma: attends both ways, norms on both sides."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
+import numpy as np
 
 from export.errors import CheckpointError
 from export.graphs.blocks import Blocks
-from export.graphs.graph import MICROSOFT, Value
+from export.graphs.graph import MICROSOFT, Array, Value
+from export.smoothing import Peaks, ScaledWeights, divided_gain, factors, input_peaks, scaled
 
 
 class Gemma3Config(msgspec.Struct, frozen=True):
@@ -112,6 +114,50 @@ def build(blocks: Blocks, config: Gemma3Config, layers: Iterable[int]) -> Value:
         following = "norm" if last else f"layers.{i + 1}.input_layernorm"
         normed, x = blocks.add_rms_norm(x, wide, following, eps)
     return normed
+
+
+def smoothed(weights: Mapping[str, Array], config: Gemma3Config, peaks: Peaks) -> ScaledWeights:
+    """Weights of the same model whose products read channels of similar size.
+
+    A factor can move from a norm's gain into the products behind it, from the outputs of v into
+    the inputs of o of all heads that share them, and from the outputs of up into down.
+    """
+    changes: dict[str, Callable[[Array], Array]] = {}
+    key_value_heads, size = config.num_key_value_heads, config.head_dim
+    group = config.num_attention_heads // key_value_heads
+
+    def shared(channels: Array) -> Array:
+        """The largest of the channels that read the same output of v."""
+        peak = channels.reshape(key_value_heads, group, size).max(1)
+        return np.asarray(peak.reshape(-1))
+
+    def repeated(channels: Array) -> Array:
+        return np.repeat(channels.reshape(key_value_heads, size), group, axis=0).reshape(-1)
+
+    for i in range(config.num_hidden_layers):
+        attention, mlp = f"layers.{i}.self_attn.", f"layers.{i}.mlp."
+        query, key, value, out = (attention + part + "_proj" for part in "qkvo")
+        gate, up, down = (mlp + part + "_proj" for part in ("gate", "up", "down"))
+
+        def divisor(*readers: str) -> Array:
+            read = [input_peaks(weights[name + ".weight"]) for name in readers]
+            return factors(peaks["+".join(readers)], np.max(read, axis=0))
+
+        before_attention, before_mlp = divisor(query, key, value), divisor(gate, up)
+        of_value = factors(shared(peaks[out]), shared(input_peaks(weights[out + ".weight"])))
+        of_up = divisor(down)
+        changes |= {
+            f"layers.{i}.input_layernorm.weight": divided_gain(before_attention),
+            query + ".weight": scaled(inputs=before_attention),
+            key + ".weight": scaled(inputs=before_attention),
+            value + ".weight": scaled(inputs=before_attention, outputs=1 / of_value),
+            out + ".weight": scaled(inputs=repeated(of_value)),
+            f"layers.{i}.pre_feedforward_layernorm.weight": divided_gain(before_mlp),
+            gate + ".weight": scaled(inputs=before_mlp),
+            up + ".weight": scaled(inputs=before_mlp, outputs=1 / of_up),
+            down + ".weight": scaled(inputs=of_up),
+        }
+    return ScaledWeights(weights, changes)
 
 
 def _attention(

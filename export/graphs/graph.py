@@ -108,8 +108,18 @@ class Graph:
         """A one-dimensional int64 tensor."""
         return self.constant("integers_" + "_".join(map(str, values)), values, np.int64)
 
-    def save(self, output: Value, output_name: str, dimensions: int, path: Path) -> None:
-        """Write the graph, with `output` (float32 [texts, dimensions]) under its public name."""
+    def save(
+        self,
+        output: Value,
+        output_name: str,
+        dimensions: int,
+        path: Path,
+        observed: Iterable[Value] = (),
+    ) -> None:
+        """Write the graph, with `output` (float32 [texts, dimensions]) under its public name.
+
+        `observed` are further outputs under their own names (float32 [channels]).
+        """
         for node in self._nodes:
             node.output[:] = [output_name if name == output else name for name in node.output]
         text_tokens = ["texts", "tokens"]
@@ -120,7 +130,15 @@ class Graph:
                 helper.make_tensor_value_info(name, TensorProto.INT64, text_tokens)
                 for name in (self.input_ids, self.attention_mask)
             ],
-            [helper.make_tensor_value_info(output_name, TensorProto.FLOAT, ["texts", dimensions])],
+            [
+                helper.make_tensor_value_info(
+                    output_name, TensorProto.FLOAT, ["texts", dimensions]
+                ),
+                *(
+                    helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+                    for name in observed
+                ),
+            ],
             list(self._tensors.values()),
         )
         model = helper.make_model(

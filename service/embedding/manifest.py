@@ -31,13 +31,18 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Agreement with the reference implementation, over `texts` texts alone and in batches."""
+    """Agreement with the reference implementation, over `texts` texts alone and in batches.
+
+    `top1_agreement` is the share of queries with the same nearest document, `reference_accuracy`
+    the share of them that the reference itself finds the right document for.
+    """
 
     reference: str
     texts: int
     cosine_min: float
     cosine_mean: float
     top1_agreement: float
+    reference_accuracy: float
 
 
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -36,15 +36,17 @@ class Tokenizer:
         special = tokenizer.encode("a").special_tokens_mask
         self._closing = len(special) - 1 - _last_index(special, 0)
 
-    def tokenize(self, texts: Sequence[str], *, truncate: bool) -> list[TokenizedText]:
-        """The tokens of each text, in order.
+    def tokenize(
+        self, texts: Sequence[str], *, truncate: bool, first_index: int = 0
+    ) -> list[TokenizedText]:
+        """The tokens of each text, in order; errors count the texts from `first_index` on.
 
         Raises:
             TextTooLong: a text exceeds the model's limit and `truncate` is false.
         """
         cut = [text[: self.max_characters] for text in texts]
         if not truncate:
-            for index, text in enumerate(texts):
+            for index, text in enumerate(texts, first_index):
                 if len(text) > self.max_characters:
                     raise TextTooLong(
                         f"text {index} has {len(text):,} characters and the model reads at most "
@@ -53,7 +55,7 @@ class Tokenizer:
                     )
         encodings = self._tokenizer.encode_batch_fast(cut)
         tokenized = []
-        for index, encoding in enumerate(encodings):
+        for index, (text, encoding) in enumerate(zip(texts, encodings, strict=True), first_index):
             ids = encoding.ids
             if len(ids) > self.max_tokens:
                 if not truncate:
@@ -63,7 +65,7 @@ class Tokenizer:
                         parameter="input",
                     )
                 ids = ids[: self.max_tokens - self._closing] + ids[len(ids) - self._closing :]
-            truncated = len(ids) < len(encoding.ids) or len(cut[index]) < len(texts[index])
+            truncated = len(ids) < len(encoding.ids) or len(text) > self.max_characters
             tokenized.append(TokenizedText(np.array(ids, np.int64), truncated))
         return tokenized
 
