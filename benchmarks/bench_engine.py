@@ -67,7 +67,7 @@ def measure(engines: list[EngineProcess], shapes: list[str], rounds: int, second
         shape: {engine.name: [] for engine in engines} for shape in shapes
     }
     turns = [(shape, engine) for _ in range(rounds) for shape in shapes for engine in engines]
-    for shape, engine in tqdm(turns, unit="turn"):
+    for shape, engine in tqdm(turns, unit="turn", disable=None):
         took[shape][engine.name] += engine.run(shape, seconds)
     results = {}
     for shape, by_engine in took.items():
