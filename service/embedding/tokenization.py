@@ -1,6 +1,9 @@
 """Text to token ids, with the tokenizer of the bundle."""
 
+import ctypes
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +91,7 @@ def load_tokenizer(bundle: Path, manifest: Manifest) -> Tokenizer:
     # Some published files carry a fixed padding and a truncation below the model's own limit.
     tokenizer.no_padding()
     tokenizer.no_truncation()
+    _return_freed_memory()
     return Tokenizer(tokenizer, manifest.max_tokens)
 
 
@@ -102,3 +106,10 @@ def pad(tokens: Sequence[TokenIds], pad_token_id: int) -> tuple[TokenIds, TokenI
 
 def _last_index(values: Sequence[int], value: int) -> int:
     return len(values) - 1 - list(reversed(values)).index(value)
+
+
+def _return_freed_memory() -> None:
+    """Hand back what parsing took: 200 MB for a vocabulary of 262,144, which glibc would keep."""
+    if sys.platform == "linux":
+        with suppress(AttributeError):  # another C library
+            ctypes.CDLL(None).malloc_trim(0)

@@ -1,0 +1,279 @@
+"""POST /v1/embeddings, as OpenAI defines it, with a choice of prompt and of truncation."""
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+import msgspec
+import orjson
+from litestar import Request, Response, post
+from litestar.di import NamedDependency
+from litestar.openapi import ResponseSpec
+from litestar.openapi.spec import Example
+from litestar.params import BodyKwarg
+from msgspec import Meta, Raw
+
+from service.api.json_body import StrictJson
+from service.api.models import side_of_model
+from service.api.problems import OPENAI_ERRORS, ClientDisconnected
+from service.embedding.embedder import EmbeddedTexts, Embedder, Timings
+from service.embedding.manifest import Manifest
+from service.embedding.onnx_model import Embeddings
+from service.embedding.prompts import (
+    InputType,
+    default_prompt,
+    prompt_for_input_type,
+    prompt_for_name,
+)
+from service.errors import InvalidInput
+
+T = TypeVar("T")
+
+Name = Annotated[str, Meta(max_length=256)]
+
+# Writing this many embeddings takes about a millisecond; more would hold up the event loop.
+ENCODED_ON_THE_LOOP = 32
+
+
+class EmbeddingsRequest(msgspec.Struct, kw_only=True):
+    """What to embed, and how. Other fields are ignored."""
+
+    input: Annotated[
+        str | list[str | int | list[int]],
+        Meta(
+            description="A text, or a list of texts. Token ids are refused: they are those of "
+            "another tokenizer.",
+        ),
+    ]
+    model: Annotated[
+        Name | None,
+        Meta(
+            description="The served model's name, alone or with the suffix `-query` or "
+            "`-document`, which chooses the prompt. Not set: the served model."
+        ),
+    ] = None
+    dimensions: Annotated[
+        int | None,
+        Meta(description="Size of the embeddings, one of `supported_dimensions` in `/info`."),
+    ] = None
+    encoding_format: Annotated[
+        Literal["float", "base64"] | None,
+        Meta(description="Lists of numbers, or base64 of little-endian 32-bit floats."),
+    ] = None
+    user: Annotated[str | None, Meta(description="Accepted and ignored.")] = None
+    input_type: Annotated[
+        InputType | None,
+        Meta(description="The side of retrieval that the texts are on; chooses the prompt."),
+    ] = None
+    prompt_name: Annotated[
+        Name | None,
+        Meta(description="The prompt to embed behind, one of `prompts` in `/info`."),
+    ] = None
+    truncate: Annotated[
+        bool | None,
+        Meta(description="Cut texts that are over the model's limit instead of refusing them."),
+    ] = None
+
+
+class EmbeddingObject(msgspec.Struct, Generic[T], kw_only=True):
+    """The embedding of the text at `index`."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: T
+
+
+class Usage(msgspec.Struct):
+    """How many tokens the model read, prompts included."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(msgspec.Struct, Generic[T], kw_only=True):
+    """The embeddings, in the order of the texts."""
+
+    object: Literal["list"] = "list"
+    data: list[EmbeddingObject[T]]
+    model: str
+    usage: Usage
+    truncated: list[int] | msgspec.UnsetType = msgspec.UNSET
+
+
+REQUEST_EXAMPLES = [
+    Example(
+        summary="A query",
+        value={
+            "input": "Which planet is known as the Red Planet?",
+            "input_type": "query",
+            "dimensions": 256,
+        },
+    ),
+    Example(
+        summary="Documents, as a client of OpenAI sends them",
+        value={
+            "input": ["Venus is Earth's twin.", "Mars is often called the Red Planet."],
+            "model": "embeddinggemma-300m-document",
+            "encoding_format": "base64",
+        },
+    ),
+]
+
+RESPONSE_EXAMPLE = Example(
+    value={
+        "object": "list",
+        "data": [{"object": "embedding", "index": 0, "embedding": [0.0213, -0.0457, 0.0108]}],
+        "model": "embeddinggemma-300m",
+        "usage": {"prompt_tokens": 18, "total_tokens": 18},
+    },
+)
+
+
+@post(
+    "/v1/embeddings",
+    dto=StrictJson[EmbeddingsRequest],
+    return_dto=None,
+    status_code=200,
+    summary="Embed texts",
+    tags=["embeddings"],
+    operation_id="createEmbeddings",
+    responses={
+        200: ResponseSpec(
+            EmbeddingList[list[float] | str],
+            generate_examples=False,
+            description="One embedding for each text, in order.",
+            examples=[RESPONSE_EXAMPLE],
+        ),
+        **OPENAI_ERRORS,
+    },
+)
+async def create_embeddings(
+    request: Request[Any, Any, Any],
+    data: Annotated[EmbeddingsRequest, BodyKwarg(examples=REQUEST_EXAMPLES)],
+    embedder: NamedDependency[Embedder],
+) -> Response[bytes]:
+    """Embed one text or a list of texts.
+
+    A text is embedded behind a prompt, which `input_type`, `prompt_name` or the suffix of `model`
+    chooses; without any of them it is the model's default (see `/info`). The answer names in
+    `truncated` the texts that were cut, where `truncate` allowed it and any was.
+    """
+    prompt = choose_prompt(embedder.manifest, data)
+    embedded = await _unless_disconnected(
+        request,
+        embedder.embed(
+            _texts(data.input),
+            prompt=prompt,
+            dimensions=data.dimensions,
+            truncate=bool(data.truncate),
+        ),
+    )
+    return Response(
+        await _encode(
+            embedded, data.model or embedder.manifest.name, data.encoding_format or "float"
+        ),
+        media_type="application/json",
+        headers={"Server-Timing": _server_timing(embedded.timings)},
+    )
+
+
+def choose_prompt(manifest: Manifest, request: EmbeddingsRequest) -> str:
+    """The prompt that a request asks for in one of three ways, or the model's default.
+
+    Raises:
+        UnknownModel: another model is asked for.
+        UnknownPrompt: the model has no prompt of this name.
+        InvalidInput: two of the ways ask for different prompts.
+    """
+    asked = {}
+    if request.model is not None and (side := side_of_model(manifest, request.model)):
+        asked[f"model={request.model}"] = prompt_for_input_type(manifest, side)
+    if request.input_type is not None:
+        prompt = prompt_for_input_type(manifest, request.input_type)
+        asked[f"input_type={request.input_type}"] = prompt
+    if request.prompt_name is not None:
+        prompt = prompt_for_name(manifest, request.prompt_name)
+        asked[f"prompt_name={request.prompt_name}"] = prompt
+    if len(set(asked.values())) > 1:
+        raise InvalidInput(
+            f"{' and '.join(asked)} ask for different prompts; send one of them",
+            parameter="prompt_name" if request.prompt_name is not None else "input_type",
+        )
+    return next(iter(asked.values()), default_prompt(manifest))
+
+
+async def _encode(
+    embedded: EmbeddedTexts, model: str, encoding_format: Literal["float", "base64"]
+) -> bytes:
+    if len(embedded.tokens) <= ENCODED_ON_THE_LOOP:
+        return encode(embedded, model, encoding_format)
+    return await asyncio.to_thread(encode, embedded, model, encoding_format)
+
+
+def encode(
+    embedded: EmbeddedTexts, model: str, encoding_format: Literal["float", "base64"]
+) -> bytes:
+    """The response as JSON, made without a Python object for each number."""
+    tokens = sum(embedded.tokens)
+    write = _lists if encoding_format == "float" else _bytes
+    return msgspec.json.encode(
+        EmbeddingList(
+            data=[
+                EmbeddingObject(index=index, embedding=row)
+                for index, row in enumerate(write(embedded.embeddings))
+            ],
+            model=model,
+            usage=Usage(prompt_tokens=tokens, total_tokens=tokens),
+            truncated=list(embedded.truncated) or msgspec.UNSET,
+        )
+    )
+
+
+def _lists(embeddings: Embeddings) -> Sequence[Raw | bytes]:
+    # orjson writes the shortest digits that read back as the same float32. It writes NaN as null:
+    # the embedder gives finite numbers only.
+    return [Raw(orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY)) for row in embeddings]
+
+
+def _bytes(embeddings: Embeddings) -> Sequence[Raw | bytes]:
+    return [row.tobytes() for row in embeddings.astype("<f4", copy=False)]
+
+
+def _texts(given: str | list[str | int | list[int]]) -> list[str]:
+    if isinstance(given, str):
+        return [given]
+    texts = [text for text in given if isinstance(text, str)]
+    if len(texts) != len(given):
+        raise InvalidInput(
+            "expected text, got token ids: they are those of another model's tokenizer and would "
+            "give wrong embeddings; send the text itself (langchain-openai does with "
+            "check_embedding_ctx_length=False)",
+            parameter="input",
+        )
+    return texts
+
+
+async def _unless_disconnected(request: Request[Any, Any, Any], work: Coroutine[Any, Any, T]) -> T:
+    """The result of the work, which is cancelled when the client goes away before it is done."""
+    working = asyncio.ensure_future(work)
+    watching = asyncio.ensure_future(_disconnection(request))
+    try:
+        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnected
+        return working.result()
+    finally:
+        working.cancel()
+        watching.cancel()
+
+
+async def _disconnection(request: Request[Any, Any, Any]) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _server_timing(timings: Timings) -> str:
+    return (
+        f"tokenization;dur={timings.tokenization * 1000:.2f}, "
+        f"queue;dur={timings.queue * 1000:.2f}, inference;dur={timings.inference * 1000:.2f}"
+    )

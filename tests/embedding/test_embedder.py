@@ -1,0 +1,242 @@
+import asyncio
+import logging
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.embedding.embedder import EmbeddedTexts, Embedder, open_embedder
+from service.embedding.manifest import MANIFEST_NAME
+from service.errors import (
+    BatchTooLarge,
+    EmptyInput,
+    InferenceError,
+    InvalidInput,
+    ModelLoadError,
+    Overloaded,
+    TextTooLong,
+    UnsupportedDimensions,
+)
+from tests.embedding.test_manifest import change
+from tests.failing import open_failing_embedder
+
+pytestmark = pytest.mark.anyio
+
+LONG = "word " * 1_000
+
+
+def embedder_of(bundle: Path, **limits: Any) -> AbstractAsyncContextManager[Embedder]:
+    return open_embedder(bundle, **{"max_batch_texts": 64, "max_queued_tokens": 10_000} | limits)
+
+
+@pytest.fixture(scope="module")
+async def embedder(anyio_backend: str, prompted_bundle: Path) -> AsyncIterator[Embedder]:
+    async with embedder_of(prompted_bundle) as embedder:
+        yield embedder
+
+
+async def test_texts_become_unit_vectors_in_their_order(embedder: Embedder) -> None:
+    texts = ["Mars is red.", "Venus is bright.", "Mars is red."]
+    embedded = await embedder.embed(texts, prompt="")
+    assert embedded.embeddings.shape == (3, 384)
+    assert embedded.embeddings.dtype == np.float32
+    assert np.linalg.norm(embedded.embeddings, axis=1) == pytest.approx(1, abs=1e-5)
+    assert embedded.embeddings[0] @ embedded.embeddings[2] == pytest.approx(1, abs=1e-4)
+    assert embedded.embeddings[0] @ embedded.embeddings[1] < 0.9
+
+
+async def test_tokens_count_what_the_model_read_prompt_included(embedder: Embedder) -> None:
+    bare = await embedder.embed(["one two", "three"], prompt="")
+    prompted = await embedder.embed(["one two", "three"], prompt="text: ")
+    assert bare.tokens == (4, 3)
+    assert prompted.tokens == (6, 5)
+
+
+async def test_the_prompt_is_read_before_the_text(embedder: Embedder) -> None:
+    prompted = await embedder.embed(["red planet"], prompt="find: ")
+    written = await embedder.embed(["find: red planet"], prompt="")
+    other = await embedder.embed(["red planet"], prompt="text: ")
+    assert prompted.embeddings[0] @ written.embeddings[0] == pytest.approx(1, abs=1e-5)
+    assert prompted.embeddings[0] @ other.embeddings[0] < 0.99
+
+
+async def test_an_embedding_does_not_depend_on_the_other_texts(embedder: Embedder) -> None:
+    texts = ["short", "a text of some more words than that", "word " * 200]
+    together = await embedder.embed(texts, prompt="")
+    alone = [await embedder.embed([text], prompt="") for text in texts]
+    for embedding, single in zip(together.embeddings, alone, strict=True):
+        assert embedding @ single.embeddings[0] >= 0.9999
+
+
+@pytest.mark.parametrize("dimensions", [256, 128])
+async def test_a_shorter_embedding_is_the_beginning_of_the_whole_at_unit_length(
+    embedder: Embedder, dimensions: int
+) -> None:
+    whole = await embedder.embed(["one", "two"], prompt="")
+    short = await embedder.embed(["one", "two"], prompt="", dimensions=dimensions)
+    assert short.embeddings.shape == (2, dimensions)
+    assert np.linalg.norm(short.embeddings, axis=1) == pytest.approx(1, abs=1e-6)
+    beginnings = whole.embeddings[:, :dimensions]
+    cosines = (short.embeddings * beginnings).sum(axis=1) / np.linalg.norm(beginnings, axis=1)
+    assert cosines == pytest.approx(1, abs=1e-5)
+
+
+async def test_other_dimensions_are_refused_before_anything_is_looked_at(
+    embedder: Embedder,
+) -> None:
+    for dimensions in (300, 0, -1, 385):
+        with pytest.raises(UnsupportedDimensions, match=f"={dimensions} is not one of 384, 256, 1"):
+            await embedder.embed([], prompt="", dimensions=dimensions)
+
+
+async def test_a_model_without_matryoshka_sizes_has_its_own_size_only(
+    starter_bundle: Path,
+) -> None:
+    async with embedder_of(starter_bundle) as embedder:
+        assert embedder.supported_dimensions == (384,)
+        assert (await embedder.embed(["a"], prompt="", dimensions=384)).embeddings.shape == (1, 384)
+        with pytest.raises(UnsupportedDimensions):
+            await embedder.embed(["a"], prompt="", dimensions=128)
+
+
+async def test_over_long_text_is_refused_or_truncated_as_asked(embedder: Embedder) -> None:
+    with pytest.raises(TextTooLong, match="text 1 has 1,002 tokens"):
+        await embedder.embed(["short", LONG], prompt="")
+    embedded = await embedder.embed(["short", LONG, "short", LONG], prompt="", truncate=True)
+    assert embedded.truncated == (1, 3)
+    assert embedded.tokens == (3, 256, 3, 256)
+
+
+async def test_texts_are_counted_through_where_there_are_many(embedder: Embedder) -> None:
+    many = ["a text of some length " * 40] * 40
+    with pytest.raises(TextTooLong, match="text 63 has 1,002 tokens"):
+        await embedder.embed([*many, *["short"] * 23, LONG], prompt="", truncate=False)
+    with pytest.raises(InvalidInput, match="text 63 is not valid Unicode"):
+        await embedder.embed([*many, *["short"] * 23, "\ud800"], prompt="", truncate=True)
+
+
+async def test_a_text_that_fits_is_not_reported_as_truncated(embedder: Embedder) -> None:
+    assert (await embedder.embed(["short"], prompt="", truncate=True)).truncated == ()
+
+
+@pytest.mark.parametrize(
+    ("texts", "complaint"), [([], "an empty list"), (["a", "", "b"], "text 1 is empty")]
+)
+async def test_nothing_to_embed_is_refused(
+    embedder: Embedder, texts: list[str], complaint: str
+) -> None:
+    with pytest.raises(EmptyInput, match=complaint):
+        await embedder.embed(texts, prompt="")
+
+
+async def test_too_many_texts_are_refused(embedder: Embedder) -> None:
+    with pytest.raises(BatchTooLarge, match="at most 64 texts, got 65"):
+        await embedder.embed(["a"] * 65, prompt="")
+
+
+async def test_too_many_tokens_in_all_are_refused(prompted_bundle: Path) -> None:
+    async with embedder_of(prompted_bundle, max_queued_tokens=100) as embedder:
+        with pytest.raises(BatchTooLarge, match="more than 100 tokens together"):
+            await embedder.embed(["word " * 10] * 10, prompt="")
+        assert (await embedder.embed(["word " * 10], prompt="")).tokens == (12,)
+
+
+@pytest.mark.parametrize(
+    ("text", "position"), [("\ud800", 0), ("ab\udc00c", 2), ("\U0001f600\ude00", 1)]
+)
+async def test_half_a_surrogate_pair_is_refused_with_its_place(
+    embedder: Embedder, text: str, position: int
+) -> None:
+    with pytest.raises(InvalidInput, match=f"text 1 .* at position {position} .* surrogate"):
+        await embedder.embed(["fine", text], prompt="")
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\0", "\u200b", " ", "\n", "\U0001f600", "\ufffe"])
+async def test_unusual_text_is_text(embedder: Embedder, text: str) -> None:
+    assert (await embedder.embed([text], prompt="")).embeddings.shape == (1, 384)
+
+
+async def test_timings_say_where_the_time_went(embedder: Embedder) -> None:
+    timings = (await embedder.embed(["a"] * 8, prompt="")).timings
+    assert timings.tokenization > 0
+    assert timings.queue >= 0
+    assert timings.inference > 0
+
+
+async def test_concurrent_requests_get_their_own_embeddings(embedder: Embedder) -> None:
+    texts = [f"text number {n} " + "and more " * (n % 7) for n in range(40)]
+    alone = [await embedder.embed([text], prompt="") for text in texts]
+    together = await asyncio.gather(*(embedder.embed([text], prompt="") for text in texts))
+    for one, other in zip(alone, together, strict=True):
+        assert one.embeddings[0] @ other.embeddings[0] >= 0.9999
+
+
+async def test_a_full_queue_refuses_and_serves_again(prompted_bundle: Path) -> None:
+    async with embedder_of(prompted_bundle, max_queued_tokens=2_000) as embedder:
+        many = [asyncio.create_task(embedder.embed([LONG], prompt="", truncate=True))]
+        many += [
+            asyncio.create_task(embedder.embed(["word " * 200] * 8, prompt="")) for _ in range(3)
+        ]
+        results = await asyncio.gather(*many, return_exceptions=True)
+        refused = [result for result in results if isinstance(result, BaseException)]
+        assert refused
+        assert all(isinstance(error, Overloaded) for error in refused)
+        await embedder.embed(["word " * 200] * 8, prompt="")
+
+
+async def test_the_check_embeds(prompted_bundle: Path) -> None:
+    async with embedder_of(prompted_bundle) as embedder:
+        await embedder.check()
+
+
+async def test_a_text_on_which_the_model_fails_fails_alone(fragile_bundle: Path) -> None:
+    async with embedder_of(fragile_bundle) as embedder:
+        good, bad, both = await asyncio.gather(
+            embedder.embed(["a quiet hill"], prompt=""),
+            embedder.embed(["a loud volcano"], prompt=""),
+            embedder.embed(["a quiet hill", "a loud volcano"], prompt=""),
+            return_exceptions=True,
+        )
+        assert isinstance(good, EmbeddedTexts)
+        assert isinstance(bad, InferenceError)
+        assert "text 0" in str(bad)
+        assert isinstance(both, InferenceError)
+        assert "text 1" in str(both)
+        await embedder.check()
+
+
+async def test_the_check_fails_where_the_model_does(starter_bundle: Path) -> None:
+    async with open_failing_embedder(starter_bundle) as embedder:
+        with pytest.raises(InferenceError, match="the model failed on text 0"):
+            await embedder.check()
+
+
+async def test_opening_says_what_was_loaded_and_what_to_know_of_it(
+    starter_bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        async with embedder_of(starter_bundle):
+            pass
+    loaded, notice, parity = (record.getMessage() for record in caplog.records)
+    assert "loaded all-minilm-l6-v2 (int8, CPUExecutionProvider)" in loaded
+    assert "trying out" in notice
+    assert "parity is null" in parity
+
+
+async def test_a_bundle_without_its_files_is_refused(starter_bundle: Path, tmp_path: Path) -> None:
+    shutil.copy(starter_bundle / MANIFEST_NAME, tmp_path)
+    with pytest.raises(ModelLoadError, match="cannot be read"):
+        async with embedder_of(tmp_path):
+            pass
+
+
+async def test_a_model_that_cannot_embed_is_refused(starter_bundle: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(starter_bundle, tmp_path / "bundle")
+    change(bundle, max_tokens=2)
+    with pytest.raises(ModelLoadError, match=r"was loaded, but cannot embed: .* at most 2"):
+        async with embedder_of(bundle):
+            pass

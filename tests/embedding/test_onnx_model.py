@@ -1,0 +1,103 @@
+import shutil
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from service.embedding.manifest import Manifest, Variant, read_manifest
+from service.embedding.onnx_model import (
+    OnnxModel,
+    available_execution_providers,
+    choose_variant,
+    load_model,
+)
+from service.embedding.tokenization import TokenIds, load_tokenizer
+from service.errors import InferenceError, ModelLoadError
+
+TEXTS = ("one", "two words", "a text of six words here", "ten " * 10, "and a long one " * 20)
+
+
+@pytest.fixture(scope="module")
+def manifest(starter_bundle: Path) -> Manifest:
+    return read_manifest(starter_bundle)
+
+
+@pytest.fixture(scope="module")
+def model(starter_bundle: Path, manifest: Manifest) -> OnnxModel:
+    return load_model(starter_bundle, manifest)
+
+
+@pytest.fixture(scope="module")
+def tokens(starter_bundle: Path, manifest: Manifest) -> list[TokenIds]:
+    tokenized = load_tokenizer(starter_bundle, manifest).tokenize(TEXTS, truncate=False)
+    return [text.ids for text in tokenized]
+
+
+def test_embeddings_are_float32_of_unit_length(model: OnnxModel, tokens: list[TokenIds]) -> None:
+    embeddings = model.run(tokens)
+    assert embeddings.shape == (len(TEXTS), 384)
+    assert embeddings.dtype == np.float32
+    assert np.linalg.norm(embeddings, axis=1) == pytest.approx(1, abs=1e-5)
+
+
+def test_an_embedding_does_not_depend_on_its_batch(
+    model: OnnxModel, tokens: list[TokenIds]
+) -> None:
+    together = model.run(tokens)
+    alone = np.concatenate([model.run([ids]) for ids in tokens])
+    assert (together * alone).sum(axis=1).min() >= 0.9999
+
+
+def test_ids_outside_the_vocabulary_are_an_inference_error(model: OnnxModel) -> None:
+    with pytest.raises(InferenceError, match="failed on a batch of 1 texts"):
+        model.run([np.array([10**6])])
+
+
+def test_the_loaded_variant_is_known(model: OnnxModel, manifest: Manifest) -> None:
+    assert model.variant == manifest.variants[0]
+    assert model.execution_providers == ("CPUExecutionProvider",)
+
+
+def variant(manifest: Manifest, precision: str, provider: str) -> Variant:
+    return msgspec.structs.replace(
+        manifest.variants[0], precision=precision, execution_providers=(provider,)
+    )
+
+
+def test_the_first_variant_for_this_machine_is_chosen(manifest: Manifest) -> None:
+    gpu = variant(manifest, "fp16", "CUDAExecutionProvider")
+    cpu = variant(manifest, "int8", "CPUExecutionProvider")
+    full = variant(manifest, "fp32", "CPUExecutionProvider")
+    offered = msgspec.structs.replace(manifest, variants=(gpu, cpu, full))
+    with_gpu = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    assert choose_variant(offered, with_gpu, None) == gpu
+    assert choose_variant(offered, ("CPUExecutionProvider",), None) == cpu
+    assert choose_variant(offered, with_gpu, "fp32") == full
+    with pytest.raises(ModelLoadError, match=r"a bf16 variant .* the bundle has fp16 for CUDA"):
+        choose_variant(offered, with_gpu, "bf16")
+
+
+def test_this_machine_can_compute_on_its_processor() -> None:
+    assert "CPUExecutionProvider" in available_execution_providers()
+
+
+def test_a_damaged_graph_is_refused(starter_bundle: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(starter_bundle, tmp_path / "damaged")
+    manifest = read_manifest(bundle)
+    (bundle / manifest.variants[0].graph.name).write_bytes(b"no graph")
+    with pytest.raises(ModelLoadError, match="bytes and its manifest says"):
+        load_model(bundle, manifest)
+
+
+def test_a_file_that_is_no_graph_is_refused(starter_bundle: Path, manifest: Manifest) -> None:
+    no_graph = msgspec.structs.replace(manifest.variants[0], graph=manifest.tokenizer)
+    with pytest.raises(ModelLoadError, match="ONNX Runtime cannot load"):
+        load_model(starter_bundle, msgspec.structs.replace(manifest, variants=(no_graph,)))
+
+
+def test_a_graph_without_the_named_output_is_refused(
+    starter_bundle: Path, manifest: Manifest
+) -> None:
+    with pytest.raises(ModelLoadError, match="should map input_ids and attention_mask to vectors"):
+        load_model(starter_bundle, msgspec.structs.replace(manifest, output="vectors"))

@@ -1,0 +1,95 @@
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.embedding.manifest import BundleFile, read_manifest, sha256_of
+from service.embedding.tokenization import Tokenizer, load_tokenizer, pad
+from service.errors import ModelLoadError, TextTooLong
+
+START, END = 101, 102  # [CLS] and [SEP] of the starter model's vocabulary
+
+
+@pytest.fixture(scope="module")
+def tokenizer(starter_bundle: Path) -> Tokenizer:
+    return load_tokenizer(starter_bundle, read_manifest(starter_bundle))
+
+
+def ids_of(tokenizer: Tokenizer, text: str, *, truncate: bool = False) -> list[int]:
+    (tokenized,) = tokenizer.tokenize([text], truncate=truncate)
+    return [int(id) for id in tokenized.ids]
+
+
+def test_a_text_becomes_the_ids_of_its_words_between_the_special_ones(tokenizer: Tokenizer) -> None:
+    assert ids_of(tokenizer, "Hello world") == [START, 7592, 2088, END]
+
+
+def test_texts_are_not_padded_to_each_other(tokenizer: Tokenizer) -> None:
+    short, long = tokenizer.tokenize(["one", "one two three"], truncate=False)
+    assert (len(short.ids), len(long.ids)) == (3, 5)
+
+
+def test_a_text_of_exactly_the_limit_is_read_whole(tokenizer: Tokenizer) -> None:
+    (tokenized,) = tokenizer.tokenize(["word " * (tokenizer.max_tokens - 2)], truncate=True)
+    assert len(tokenized.ids) == tokenizer.max_tokens
+    assert not tokenized.truncated
+
+
+def test_a_text_over_the_limit_is_refused_by_its_index(tokenizer: Tokenizer) -> None:
+    texts = ["short", "word " * (tokenizer.max_tokens - 1)]
+    with pytest.raises(TextTooLong, match=r"text 1 has 257 tokens .* at most 256"):
+        tokenizer.tokenize(texts, truncate=False)
+
+
+def test_truncation_keeps_the_beginning_and_the_closing_token(tokenizer: Tokenizer) -> None:
+    text = "first " + "word " * 1_000
+    (tokenized,) = tokenizer.tokenize([text], truncate=True)
+    assert tokenized.truncated
+    assert len(tokenized.ids) == tokenizer.max_tokens
+    assert tokenized.ids[:2].tolist() == ids_of(tokenizer, "first")[:2]
+    assert tokenized.ids[-1] == END
+
+
+def test_a_text_of_too_many_characters_is_refused_without_tokenizing_it(
+    tokenizer: Tokenizer,
+) -> None:
+    with pytest.raises(TextTooLong, match=r"text 0 has 10,000,000 characters"):
+        tokenizer.tokenize(["a" * 10_000_000], truncate=False)
+
+
+def test_truncation_reads_no_more_characters_than_could_fit(tokenizer: Tokenizer) -> None:
+    (tokenized,) = tokenizer.tokenize([" " * 10_000_000 + "end"], truncate=True)
+    assert tokenized.truncated
+    assert tokenized.ids.tolist() == [START, END]
+
+
+@given(st.lists(st.text(), min_size=1, max_size=5))
+def test_a_text_is_tokenized_alone_as_among_others(tokenizer: Tokenizer, texts: list[str]) -> None:
+    together = tokenizer.tokenize(texts, truncate=True)
+    for text, tokenized in zip(texts, together, strict=True):
+        assert tokenized.ids.tolist() == ids_of(tokenizer, text, truncate=True)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=8), st.integers(0, 9))
+def test_padding_is_masked_and_nothing_else(lengths: Sequence[int], pad_token_id: int) -> None:
+    tokens = [np.arange(10, 10 + length) for length in lengths]
+    input_ids, attention_mask = pad(tokens, pad_token_id)
+    assert input_ids.shape == attention_mask.shape == (len(lengths), max(lengths))
+    for row, mask, ids in zip(input_ids, attention_mask, tokens, strict=True):
+        assert row[: len(ids)].tolist() == ids.tolist()
+        assert (row[len(ids) :] == pad_token_id).all()
+        assert mask.tolist() == [1] * len(ids) + [0] * (max(lengths) - len(ids))
+
+
+def test_a_file_that_is_no_tokenizer_is_refused(starter_bundle: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(starter_bundle)
+    path = tmp_path / "tokenizer.json"
+    shutil.copy(starter_bundle / "manifest.json", path)
+    recorded = BundleFile(path.name, sha256_of(path), path.stat().st_size)
+    with pytest.raises(ModelLoadError, match="is not a tokenizer"):
+        load_tokenizer(tmp_path, msgspec.structs.replace(manifest, tokenizer=recorded))

@@ -1,0 +1,76 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from litestar import Litestar
+from litestar.testing import TestClient
+
+from service.app import create_app
+from service.errors import InvalidSettings, ModelLoadError
+from service.settings import Settings
+
+Client = TestClient[Litestar]
+
+ROUTES = {
+    "/v1/embeddings": "post",
+    "/v1/models": "get",
+    "/v1/models/{model}": "get",
+    "/health/live": "get",
+    "/health/ready": "get",
+    "/info": "get",
+}
+
+
+@pytest.fixture(scope="module")
+def openapi(client: Client) -> Any:
+    return client.get("/docs/openapi.json").json()
+
+
+def test_every_route_is_documented_and_no_other(openapi: Any) -> None:
+    found = {path: next(iter(methods)) for path, methods in openapi["paths"].items()}
+    assert found == ROUTES
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_a_route_says_what_it_does_and_shows_an_answer(openapi: Any, path: str) -> None:
+    operation = openapi["paths"][path][ROUTES[path]]
+    assert operation["summary"]
+    assert operation["description"]
+    assert operation["responses"]["200"]["content"]["application/json"]["examples"]
+
+
+def test_the_documented_requests_are_taken(client: Client, openapi: Any) -> None:
+    body = openapi["paths"]["/v1/embeddings"]["post"]["requestBody"]["content"]["application/json"]
+    assert body["schema"]["examples"]
+    for example in body["schema"]["examples"]:
+        served = {"model": "prompted"} if "model" in example else {}
+        response = client.post("/v1/embeddings", json=example | served)
+        assert response.status_code == 200, response.text
+
+
+def test_the_documented_answers_have_the_fields_of_real_ones(client: Client, openapi: Any) -> None:
+    real = {
+        "/v1/embeddings": client.post("/v1/embeddings", json={"input": "a"}),
+        "/v1/models": client.get("/v1/models"),
+        "/v1/models/{model}": client.get("/v1/models/prompted"),
+        "/info": client.get("/info"),
+    }
+    for path, response in real.items():
+        answers = openapi["paths"][path][ROUTES[path]]["responses"]["200"]
+        (example,) = answers["content"]["application/json"]["examples"].values()
+        assert example["value"].keys() == response.json().keys()
+
+
+def test_the_root_leads_to_a_page_that_can_be_browsed(client: Client) -> None:
+    response = client.get("/")
+    assert response.url.path == "/docs"
+    assert response.headers["content-type"].startswith("text/html")
+
+
+@pytest.mark.parametrize(
+    ("model", "error"), [(None, InvalidSettings), (Path("/nowhere"), ModelLoadError)]
+)
+def test_an_app_without_a_model_does_not_start(model: Path | None, error: type[Exception]) -> None:
+    with pytest.raises(ExceptionGroup) as raised, TestClient(create_app(Settings(model=model))):
+        pass
+    assert raised.group_contains(error)

@@ -1,0 +1,82 @@
+from pathlib import Path
+
+import pytest
+
+from service.errors import InvalidSettings
+from service.settings import Settings, describe
+
+OTHER_VALUES = {
+    "host": ("0.0.0.0", "0.0.0.0"),
+    "port": ("9000", 9000),
+    "model": ("models/other", Path("models/other")),
+    "precision": ("int8-block", "int8-block"),
+    "threads": ("3", 3),
+    "max_batch_tokens": ("4096", 4096),
+    "max_queued_tokens": ("1000", 1000),
+    "max_batch_texts": ("16", 16),
+    "log_level": ("DEBUG", "debug"),
+    "shutdown_grace_seconds": ("5", 5),
+}
+
+
+def test_every_setting_is_tried_here() -> None:
+    assert set(OTHER_VALUES) == set(Settings.__struct_fields__)
+
+
+@pytest.mark.parametrize(("name", "given", "expected"), [(k, *v) for k, v in OTHER_VALUES.items()])
+def test_a_variable_sets_its_setting(name: str, given: str, expected: object) -> None:
+    settings = Settings.from_environ({f"MEMORY_{name.upper()}": given})
+    assert getattr(settings, name) == expected != getattr(Settings(), name)
+
+
+@pytest.mark.parametrize("name", OTHER_VALUES)
+def test_a_flag_wins_over_the_variable(name: str) -> None:
+    given, expected = OTHER_VALUES[name]
+    variable = {f"MEMORY_{name.upper()}": str(getattr(Settings(), name) or "")}
+    assert getattr(Settings.from_environ(variable, {name: given}), name) == expected
+
+
+@pytest.mark.parametrize("name", OTHER_VALUES)
+def test_every_setting_says_when_to_change_it(name: str) -> None:
+    assert describe(name).endswith(".")
+
+
+def test_without_variables_and_flags_the_defaults_hold() -> None:
+    assert Settings.from_environ({"PATH": "/bin", "MEMORY_HOST": ""}, {"port": None}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("MEMORY_PROT", "MEMORY_PORT"),
+        ("MEMORY_MAX_BATCH_TOKEN", "MEMORY_MAX_BATCH_TOKENS"),
+        ("MEMORY_Port", "MEMORY_PORT"),
+    ],
+)
+def test_an_unknown_variable_is_refused_with_the_nearest_name(variable: str, meant: str) -> None:
+    with pytest.raises(InvalidSettings, match=f"{variable} is not a setting; .* {meant}\\?"):
+        Settings.from_environ({variable: "1"})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("MEMORY_PORT", "http", "a whole number from 0 to 65535"),
+        ("MEMORY_PORT", "65536", "a whole number from 0 to 65535"),
+        ("MEMORY_PORT", "80.5", "a whole number from 0 to 65535"),
+        ("MEMORY_THREADS", "-1", "a whole number of at least 0"),
+        ("MEMORY_MAX_BATCH_TEXTS", "0", "a whole number of at least 1"),
+        ("MEMORY_LOG_LEVEL", "loud", "one of debug, info, warning, error"),
+        ("MEMORY_PRECISION", "fp8", "one of fp32, int8, int8-block, fp16, bf16"),
+    ],
+)
+def test_a_malformed_value_is_refused_with_what_was_expected(
+    variable: str, value: str, expected: str
+) -> None:
+    with pytest.raises(InvalidSettings, match=f"{variable}={value}: expected {expected}"):
+        Settings.from_environ({variable: value})
+
+
+def test_a_malformed_flag_is_called_by_its_name() -> None:
+    with pytest.raises(InvalidSettings, match="--max-batch-texts=many: expected"):
+        Settings.from_environ({}, {"max_batch_texts": "many"})
