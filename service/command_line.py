@@ -5,7 +5,6 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
 
 import msgspec
 
@@ -18,12 +17,16 @@ from service.settings import PREFIX, Settings, describe, read_settings
 
 STATUS_OF_STARTUP_ERROR = 2
 STATUS_OF_CTRL_C = 130
+STATUS_OF_SIGTERM = 143
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run a command; the exit status."""
-    signal.signal(signal.SIGTERM, _stop_starting)
     parsed = _parser().parse_args(_with_default_command(arguments))
+    # Without a handler the first process of a container never ends on SIGTERM. An exception ends
+    # the builder of the starter model, too, if it is waited for.
+    status = 0 if parsed.command == "serve" else STATUS_OF_SIGTERM
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(status))
     flags = {name: getattr(parsed, name) for name in Settings.__struct_fields__}
     try:
         settings = read_settings(flags)
@@ -40,12 +43,6 @@ def main(arguments: Sequence[str]) -> int:
         return STATUS_OF_STARTUP_ERROR
     except KeyboardInterrupt:
         return STATUS_OF_CTRL_C
-
-
-def _stop_starting(signum: int, frame: FrameType | None) -> None:
-    # Without a handler the first process of a container never ends on SIGTERM. An exception ends
-    # the builder of the starter model too, which is waited for in the meantime.
-    raise SystemExit(0)
 
 
 def _with_default_command(arguments: Sequence[str]) -> Sequence[str]:

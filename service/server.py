@@ -66,11 +66,15 @@ def bind(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except (OSError, UnicodeError) as error:
+        raise _cannot_listen(host, port, error) from error
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
         listener.bind(address)
     except OSError as error:
+        listener.close()
         raise _cannot_listen(host, port, error) from error
     return listener
 
@@ -215,8 +219,9 @@ def _log_ready(listener: socket.socket) -> None:
     logger.info("ready on http://%s:%d (documentation at /docs)", name, port)
 
 
-def _cannot_listen(host: str, port: int, error: OSError) -> InvalidSettings:
+def _cannot_listen(host: str, port: int, error: OSError | UnicodeError) -> InvalidSettings:
+    reason = error.strerror if isinstance(error, OSError) else "not a name of a machine"
     return InvalidSettings(
-        f"cannot listen on {host}:{port} ({error.strerror}); stop what listens there, "
+        f"cannot listen on {host}:{port} ({reason}); stop what listens there, "
         "or choose another address with --host and --port"
     )

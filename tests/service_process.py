@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent
-DEADLINE_SECONDS = 120
+DEADLINE_SECONDS = 300
 
 
 class ServiceProcess:
@@ -54,6 +54,10 @@ class ServiceProcess:
     def end(self, signum: int = signal.SIGTERM) -> int:
         """Send a signal and wait; the exit status."""
         self.process.send_signal(signum)
+        return self.wait()
+
+    def wait(self) -> int:
+        """The exit status, once the process has ended."""
         return self.process.wait(DEADLINE_SECONDS)
 
 

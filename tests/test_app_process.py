@@ -13,7 +13,12 @@ import openai
 import psutil
 import pytest
 
-from tests.service_process import ServiceProcess, clean_environment, running_service
+from tests.service_process import (
+    DEADLINE_SECONDS,
+    ServiceProcess,
+    clean_environment,
+    running_service,
+)
 
 HUNDRED_TOKENS = "word " * 98
 MISSING = ("torch", "transformers", "optimum", "sentence_transformers", "export", "onnx")
@@ -139,14 +144,16 @@ async def test_a_full_queue_is_a_rate_limit_to_openais_client(
 def test_bad_input_is_answered_and_the_service_goes_on(
     service: ServiceProcess, content: bytes, status: int
 ) -> None:
-    response = httpx.post(f"{service.url}/v1/embeddings", content=content, timeout=60)
+    response = httpx.post(f"{service.url}/v1/embeddings", content=content, timeout=DEADLINE_SECONDS)
     assert response.status_code == status
     assert response.json().keys() >= ({"data"} if status == 200 else {"error"})
     assert httpx.get(f"{service.url}/health/ready").status_code == 200
 
 
 def test_a_refusal_reaches_a_client_that_still_sends(service: ServiceProcess) -> None:
-    response = httpx.post(f"{service.url}/nowhere", content=b"x" * (20 << 20), timeout=60)
+    response = httpx.post(
+        f"{service.url}/nowhere", content=b"x" * (20 << 20), timeout=DEADLINE_SECONDS
+    )
     assert response.status_code == 404
 
 
@@ -185,7 +192,7 @@ print(json.dumps(sorted({{name.partition(".")[0] for name in sys.modules}})))
 def begin_embedding(service: ServiceProcess, texts: int) -> socket.socket:
     """A connection with a request that the application has begun to read and not yet answered."""
     body = json.dumps({"input": [HUNDRED_TOKENS] * texts}).encode()
-    connection = socket.create_connection(("127.0.0.1", service.port), timeout=60)
+    connection = socket.create_connection(("127.0.0.1", service.port), timeout=DEADLINE_SECONDS)
     head = (
         "POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n"
@@ -210,7 +217,8 @@ def test_a_signal_lets_accepted_requests_finish(
     prompted_bundle: Path, tmp_path: Path, signum: int
 ) -> None:
     """Told twice, as `uv run` and supervisors that signal a whole group do."""
-    with running_service(tmp_path, "--model", str(prompted_bundle)) as service:
+    flags = ("--model", str(prompted_bundle), "--shutdown-grace-seconds", str(DEADLINE_SECONDS))
+    with running_service(tmp_path, *flags) as service:
         port = service.port
         idle = socket.create_connection(("127.0.0.1", port))
         with idle, begin_embedding(service, texts=200) as connection:
@@ -220,7 +228,7 @@ def test_a_signal_lets_accepted_requests_finish(
             head, body = read_answer(connection)
         assert head.startswith(b"HTTP/1.1 200")
         assert len(json.loads(body)["data"]) == 200
-        assert service.process.wait(60) == 0
+        assert service.wait() == 0
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port))
         assert "Traceback" not in service.log
@@ -263,7 +271,7 @@ def test_a_second_service_on_the_port_is_refused(
 ) -> None:
     flags = ("--model", str(prompted_bundle), "--port", str(service.port))
     with running_service(tmp_path, *flags) as second:
-        assert second.process.wait(60) == 2
+        assert second.wait() == 2
         assert f"error: cannot listen on 127.0.0.1:{service.port}" in second.log
         assert "Traceback" not in second.log
     assert httpx.get(f"{service.url}/health/ready").status_code == 200
@@ -285,6 +293,7 @@ def test_a_port_is_free_again_when_its_service_has_ended(
     [
         (("--host", "192.0.2.1"), "cannot listen on 192.0.2.1:0"),
         (("--host", "no such host"), "cannot listen on no such host:0"),
+        (("--host", "a..b"), "cannot listen on a..b:0 (not a name of a machine)"),
         (("--model", "nowhere"), "expected a bundle in nowhere"),
         (("--precision", "bf16"), "expected a bf16 variant of prompted"),
     ],
@@ -293,7 +302,7 @@ def test_what_cannot_start_says_so_in_one_line(
     prompted_bundle: Path, tmp_path: Path, flags: tuple[str, ...], complaint: str
 ) -> None:
     with running_service(tmp_path, "--model", str(prompted_bundle), *flags) as service:
-        assert service.process.wait(60) == 2
+        assert service.wait() == 2
         assert service.log.startswith(f"error: {complaint}")
         assert service.log.count("\n") == 1
 
