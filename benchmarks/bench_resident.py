@@ -29,7 +29,7 @@ from benchmarks.machine import describe_machine  # noqa: E402
 CLIENTS = 8
 MEDIAN_WORDS = 45  # about 60 tokens
 WORDS_LIMIT = 1200  # about 2,000 tokens
-WORDS = "the ferry to a small town by the lake leaves at seven and returns with bread".split()
+WORDS = ("the", "ferry", "to", "a", "small", "town", "by", "lake", "leaves", "at", "seven", "with")
 
 
 def make_requests(count: int) -> list[bytes]:
@@ -73,7 +73,9 @@ def main() -> None:
     assert service.stderr is not None
     try:
         port = next(
-            int(line.split("127.0.0.1:")[1].split()[0]) for line in service.stderr if "ready" in line
+            int(line.split("127.0.0.1:")[1].split()[0])
+            for line in service.stderr
+            if "ready" in line
         )
         seconds_to_ready = time.perf_counter() - started
         process = psutil.Process(service.pid)
