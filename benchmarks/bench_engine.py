@@ -11,7 +11,6 @@ import argparse
 import json
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.draw import draw_bars  # noqa: E402
 from benchmarks.engines import PEERS, export_peers  # noqa: E402
-from benchmarks.machine import describe_machine  # noqa: E402
+from benchmarks.machine import save_report  # noqa: E402
 
 DEFAULT_SHAPES = ("1x16", "8x32", "8x128", "4x512")
 
@@ -123,14 +122,7 @@ def main() -> None:
         engine.close()
     print_table(results, ours)
     if options.save:
-        report = {
-            "question": __doc__.splitlines()[0],
-            "date": datetime.now(UTC).date().isoformat(),
-            "machine": describe_machine(),
-            "threads": options.threads,
-            "results": results,
-        }
-        options.save.write_text(json.dumps(report, indent=1) + "\n")
+        save_report(options.save, __doc__.splitlines()[0], results)
         draw_bars(results, "tokens_per_second", "tokens/s", options.save.with_suffix(".svg"))
 
 

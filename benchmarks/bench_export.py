@@ -6,19 +6,17 @@ Parity is not counted: its time is that of the reference.
 """
 
 import argparse
-import json
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.machine import describe_machine  # noqa: E402
+from benchmarks.machine import save_report  # noqa: E402
 
 PRECISIONS = ("int8", "int8-block", "fp32")
 
@@ -53,13 +51,7 @@ def main() -> None:
             f"{figures['peak_of_checkpoint']:.2f} times the checkpoint in memory"
         )
     if options.save:
-        report = {
-            "question": __doc__.splitlines()[0],
-            "date": datetime.now(UTC).date().isoformat(),
-            "machine": describe_machine(),
-            "results": results,
-        }
-        options.save.write_text(json.dumps(report, indent=1) + "\n")
+        save_report(options.save, __doc__.splitlines()[0], results)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import sys
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.machine import describe_machine  # noqa: E402
+from benchmarks.machine import save_report  # noqa: E402
 
 CLIENTS = 8
 MEDIAN_WORDS = 45  # about 60 tokens
@@ -102,13 +101,7 @@ def main() -> None:
     }
     print(json.dumps(results, indent=1))
     if options.save:
-        report = {
-            "question": __doc__.splitlines()[0],
-            "date": datetime.now(UTC).date().isoformat(),
-            "machine": describe_machine(),
-            "results": results,
-        }
-        options.save.write_text(json.dumps(report, indent=1) + "\n")
+        save_report(options.save, __doc__.splitlines()[0], results)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,27 @@
-"""What a benchmark's figures depend on: the machine, the versions, the commit."""
+"""Records a benchmark's figures with what they depend on: the machine, versions, commit."""
 
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 _PACKAGES = ("onnxruntime", "numpy", "torch", "transformers", "sentence-transformers", "optimum")
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+
+
+def save_report(path: Path, question: str, results: Any) -> None:
+    """Write the figures, the question they answer, and where they were measured."""
+    report = {
+        "question": question,
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": describe_machine(),
+        "results": results,
+    }
+    path.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def describe_machine() -> dict[str, object]:

@@ -293,6 +293,8 @@ def _max_tokens(encoder: Path, config: dict[str, Any]) -> int:
 
 def _read_dense(folder: Path, path: str) -> Dense:
     config = _read_json(folder / path / "config.json")
+    if "out_features" not in config:
+        raise CheckpointError(f"{folder / path / 'config.json'} has no out_features")
     activation = str(config.get("activation_function", "")).rsplit(".", 1)[-1]
     return Dense(
         weight=path + ".linear.weight",

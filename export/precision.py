@@ -142,15 +142,8 @@ class Int8:
         return graph.constant("zero", _UINT8_ZERO, np.uint8)
 
 
-class Int8Block:
+class Int8Block(Float32):
     """int8 weights and activations with a scale per 32 neighbours: slower and more faithful."""
-
-    keeps_scale = True
-
-    def rows(self, graph: Graph, x: Value) -> Rows:
-        return Rows(x)
-
-    one_sided_rows = rows
 
     def product(self, graph: Graph, rows: Rows, name: str, matrix: Array) -> Value:
         outputs, inputs = matrix.shape
@@ -171,9 +164,6 @@ class Int8Block:
             block_size=_BLOCK,
             accuracy_level=4,  # int8 arithmetic
         )
-
-    def restore(self, graph: Graph, product: Value, rows: Rows) -> Value:
-        return product
 
     def table(self, graph: Graph, name: str, table: Array, scale: float) -> Value:
         return _int8_table(graph, name, table, scale)

@@ -17,7 +17,6 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     id: str
-    license_url: str
     recognised_by: tuple[str, ...]
     """The fields of config.json that say a local folder holds this model or a fine-tune of it."""
     config: dict[str, Any]

@@ -112,7 +112,11 @@ async def _run(
     # A second Ctrl-C ends it at once, but a second later: `uv run` passes the first one on, too.
     loop.call_later(1, loop.add_signal_handler, signal.SIGINT, _leave, 1)
     server.stop()  # type: ignore[no-untyped-call]
-    await asyncio.wait((serving,), timeout=grace)
+    # Requests whose client has left outlive their connections, if only by a moment.
+    with suppress(TimeoutError):
+        async with asyncio.timeout(grace):
+            await asyncio.wait((serving,))
+            await counted.idle.wait()
     if counted.running:
         logger.error("%d requests did not finish in %d s", counted.running, grace)
         _leave(1)  # a thread that computes cannot be interrupted
@@ -125,16 +129,21 @@ class CountedRequests:
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         self.running = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
         self._app = app
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request."""
         body = _ReadBeforeAnswer(receive, send)
         self.running += 1
+        self.idle.clear()
         try:
             await self._app(scope, body.receive, body.send)
         finally:
             self.running -= 1
+            if not self.running:
+                self.idle.set()
 
 
 class _ReadBeforeAnswer:
