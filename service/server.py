@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from contextlib import closing, suppress
 from typing import Any
 
@@ -112,14 +112,11 @@ async def _run(
     # A second Ctrl-C ends it at once, but a second later: `uv run` passes the first one on, too.
     loop.call_later(1, loop.add_signal_handler, signal.SIGINT, _leave, 1)
     server.stop()  # type: ignore[no-untyped-call]
-    # Requests whose client has left outlive their connections, if only by a moment.
-    with suppress(TimeoutError):
-        async with asyncio.timeout(grace):
-            await asyncio.wait((serving,))
-            await counted.idle.wait()
-    if counted.running:
+    await asyncio.wait((serving,), timeout=grace)
+    if not serving.done():
         logger.error("%d requests did not finish in %d s", counted.running, grace)
         _leave(1)  # a thread that computes cannot be interrupted
+    await counted.cancel()
     logger.info("stopped")
     return 0
 
@@ -127,23 +124,28 @@ async def _run(
 class CountedRequests:
     """An ASGI application that knows how many requests it is answering."""
 
-    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
-        self.running = 0
-        self.idle = asyncio.Event()
-        self.idle.set()
+    def __init__(self, app: Callable[..., Coroutine[Any, Any, None]]) -> None:
         self._app = app
+        self._requests: set[asyncio.Task[None]] = set()
+
+    @property
+    def running(self) -> int:
+        return len(self._requests)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request."""
         body = _ReadBeforeAnswer(receive, send)
-        self.running += 1
-        self.idle.clear()
-        try:
-            await self._app(scope, body.receive, body.send)
-        finally:
-            self.running -= 1
-            if not self.running:
-                self.idle.set()
+        request = asyncio.get_running_loop().create_task(self._app(scope, body.receive, body.send))
+        self._requests.add(request)
+        request.add_done_callback(self._requests.discard)
+        await request
+
+    async def cancel(self) -> None:
+        """End what still runs when all connections are closed: its clients have left."""
+        for request in tuple(self._requests):
+            request.cancel()
+        if self._requests:
+            await asyncio.wait(tuple(self._requests))
 
 
 class _ReadBeforeAnswer:
