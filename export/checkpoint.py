@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from export.errors import CheckpointError
 from export.graphs.graph import Array
 from export.recipe import Recipe, check_config, find_recipe, recipe_named
+from service.embedding.manifest import sha256_of
 
 STARTER = "starter"
 _STARTER_RECIPE = "all-minilm-l6-v2"
@@ -135,7 +136,8 @@ class Checkpoint:
     def is_published(self) -> bool:
         """Whether these are the weights of the recipe, and not a fine-tune of them."""
         return self.recipe is not None and (
-            self.id == self.recipe.id or self.weights.sha256() == self.recipe.weights_sha256
+            self.id == self.recipe.id
+            or sha256_of(self.weights.paths[0]) == self.recipe.weights_sha256
         )
 
     @property
@@ -183,7 +185,7 @@ def _open_starter() -> Checkpoint:
         (folder / "model.safetensors", recipe.weights_sha256),
         (checkpoint.tokenizer_path, recipe.tokenizer_sha256),
     ):
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = sha256_of(path)
         if digest != expected:
             raise CheckpointError(
                 f"{path} has sha256 {digest} and that of {recipe.id} is {expected}: "

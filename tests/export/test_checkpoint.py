@@ -1,14 +1,18 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
+import msgspec
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from export.checkpoint import STARTER, open_checkpoint
 from export.errors import CheckpointError
+from export.recipe import recipe_named
+from service.embedding.manifest import sha256_of
 
 
 def change_json(path: Path, **fields: Any) -> None:
@@ -80,6 +84,15 @@ def test_the_digest_is_that_of_all_weight_files(own_checkpoint: Path) -> None:
     dense = own_checkpoint / "2_Dense" / "model.safetensors"
     save_file({"linear.weight": load_file(dense)["linear.weight"] * 2}, dense)
     assert open_checkpoint(str(own_checkpoint)).weights.sha256() != before
+
+
+def test_published_weights_are_known_in_a_folder_of_any_name(tiny_checkpoint: Path) -> None:
+    """A recipe's digest is that of model.safetensors, whatever Dense modules lie beside it."""
+    digest = sha256_of(tiny_checkpoint / "model.safetensors")
+    recipe = msgspec.structs.replace(recipe_named("embeddinggemma-300m"), weights_sha256=digest)
+    checkpoint = open_checkpoint(str(tiny_checkpoint))
+    assert replace(checkpoint, recipe=recipe).is_published
+    assert not replace(checkpoint, recipe=recipe_named("embeddinggemma-300m")).is_published
 
 
 def test_the_starter_is_the_published_model() -> None:
