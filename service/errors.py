@@ -7,11 +7,19 @@ ServiceError
 │   ├── BatchTooLarge
 │   ├── UnsupportedDimensions
 │   ├── UnknownPrompt
-│   └── UnknownModel
+│   ├── UnknownModel
+│   ├── InvalidFilter
+│   └── IdempotencyKeyReused
+├── MemoryNotFound
+├── RelationNotFound
+├── Conflict
 ├── Overloaded
 ├── InferenceError
+├── StoreUnavailable
 └── StartupError
     ├── ModelLoadError
+    ├── StoreLoadError
+    ├── EmbeddingModelMismatch
     └── InvalidSettings
 
 A message says what was expected, what came, and what to do.
@@ -60,6 +68,29 @@ class UnknownModel(InvalidInput):
     """The request asks for a model that is not the one served here."""
 
 
+class InvalidFilter(InvalidInput):
+    """A filter is not one; the message names the place in it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, parameter="filter")
+
+
+class IdempotencyKeyReused(InvalidInput):
+    """The idempotency key was used for another request."""
+
+
+class MemoryNotFound(ServiceError):
+    """There is no memory of this id, or none at the time that was asked for."""
+
+
+class RelationNotFound(ServiceError):
+    """There is no such relation."""
+
+
+class Conflict(ServiceError):
+    """What is kept already stands against the request, which changed nothing."""
+
+
 class Overloaded(ServiceError):
     """The queue is full; the same request can succeed after `retry_after` seconds."""
 
@@ -72,12 +103,28 @@ class InferenceError(ServiceError):
     """ONNX Runtime failed on valid input."""
 
 
+class StoreUnavailable(ServiceError):
+    """The store does not answer; the same request can succeed after `retry_after` seconds."""
+
+    def __init__(self, message: str, *, retry_after: float = 5.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class StartupError(ServiceError):
     """The service cannot start; never seen by a client."""
 
 
 class ModelLoadError(StartupError):
     """A bundle is missing, damaged, or not for this machine."""
+
+
+class StoreLoadError(StartupError):
+    """A store is damaged, in use, of a newer version, or not what the settings say."""
+
+
+class EmbeddingModelMismatch(StartupError):
+    """A store was filled with the embeddings of another model."""
 
 
 class InvalidSettings(StartupError):

@@ -1,0 +1,149 @@
+"""Text to words, and the order of texts by words (BM25): one analysis for every store.
+
+The stores' own analysers differ in what a word is, and with that in what a search finds. So they
+are given words that are ready: ASCII tokens, separated by spaces.
+"""
+
+import math
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import NamedTuple
+
+import snowballstemmer
+
+from service.memory.model import to_microseconds
+
+# Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond" (2009): the
+# middle of the ranges that they found to work, and what Lucene and SQLite use.
+K1 = 1.2
+B = 0.75
+
+MAX_QUERY_WORDS = 128
+MAX_WORD_LENGTH = 64
+
+_WORD = re.compile(r"[^\W_]+")
+# Scripts that are written without spaces; their words are overlapping pairs of characters.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\uf900-\ufaff\U00020000-\U0003ffff]+"
+)
+
+# Words that say nothing of what a question is about, in English, the language of the stemmer.
+STOP_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        """
+        a about all also am an and any are as at be been being but by can could did do does doing
+        for from had has have having he her hers him his how i if in into is it its just me my no
+        nor not of on or our ours out over she should so some such than that the their theirs them
+        then there these they this those to too up us was we were what when where which while who
+        whom whose why will with would you your yours
+        """,
+    )
+)
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text in their order: without case and accents, English endings taken off.
+
+    A token has only the characters a-z, 0-9 and _, whatever the script of the text.
+    """
+    return [_token(word) for word in _split(text)]
+
+
+def indexed_words(title: str | None, content: str) -> str:
+    """What a store indexes of a memory: the words of title and content, separated by spaces."""
+    return " ".join(words_of(f"{title}\n{content}" if title else content))
+
+
+def query_words_of(text: str) -> list[str]:
+    """The different words of a query that say what it is about, or all where none does."""
+    words = list(dict.fromkeys(_split(text)))
+    telling = [word for word in words if word not in STOP_WORDS] or words
+    return list(dict.fromkeys(_token(word) for word in telling))[:MAX_QUERY_WORDS]
+
+
+class Candidate(NamedTuple):
+    """A text that has one of the words of a query."""
+
+    id: str
+    created_at: datetime
+    words: str
+    """As words_of gives them, separated by spaces."""
+
+
+def rank_by_words(query: Sequence[str], candidates: Sequence[Candidate]) -> list[str]:
+    """The candidates' ids by BM25, best first; of equals the newer first, then by id.
+
+    How rare a word is, is taken from the candidates, so that no store's statistics, and nothing of
+    other tenants, decides the order.
+    """
+    counts = [Counter(candidate.words.split()) for candidate in candidates]
+    lengths = [counted.total() for counted in counts]
+    mean_length = sum(lengths) / len(lengths) if lengths else 1.0
+    rarity = {}
+    for word in query:
+        having = sum(word in counted for counted in counts)
+        rarity[word] = math.log(1 + (len(candidates) - having + 0.5) / (having + 0.5))
+
+    def relevance(counted: Counter[str], length: int) -> float:
+        penalty = K1 * (1 - B + B * length / mean_length)
+        return sum(
+            rarity[word] * counted[word] * (K1 + 1) / (counted[word] + penalty)
+            for word in query
+            if word in counted
+        )
+
+    ranked = sorted(
+        (
+            -round(relevance(counted, length), 9),
+            -to_microseconds(candidate.created_at),
+            candidate.id,
+        )
+        for candidate, counted, length in zip(candidates, counts, lengths, strict=True)
+    )
+    return [id for _, _, id in ranked]
+
+
+def _split(text: str) -> list[str]:
+    # NFKD takes letters and accents, and ligatures, apart; accents are no part of a word.
+    plain = "".join(
+        character
+        for character in unicodedata.normalize("NFKD", text.casefold())
+        if not unicodedata.combining(character)
+    )
+    found: list[str] = []
+    for word in _WORD.findall(plain):
+        if _UNSPACED.search(word):
+            found += _pairs(word)
+        else:
+            found.append(word[:MAX_WORD_LENGTH])
+    return found
+
+
+def _pairs(word: str) -> list[str]:
+    found: list[str] = []
+    position = 0
+    for run in _UNSPACED.finditer(word):
+        if run.start() > position:
+            found.append(word[position : run.start()][:MAX_WORD_LENGTH])
+        characters = run[0]
+        found += [characters[index : index + 2] for index in range(max(1, len(characters) - 1))]
+        position = run.end()
+    if position < len(word):
+        found.append(word[position:][:MAX_WORD_LENGTH])
+    return found
+
+
+@lru_cache(maxsize=65_536)
+def _token(word: str) -> str:
+    if word.isascii():
+        return str(_STEMMER.stemWord(word))
+    return f"_{word.encode().hex()}"
+
+
+_STEMMER = snowballstemmer.stemmer("english")
