@@ -9,7 +9,7 @@ from export.checkpoint import STARTER, Checkpoint, open_checkpoint
 from export.errors import ExportError
 from export.parity import Reference, has_reference, reference
 from export.progress import progress_bar
-from service.embedding.manifest import Manifest
+from service.embedding.manifest import Manifest, Relevance
 from service.embedding.tokenization import Tokenizer
 from service.errors import ServiceError
 
@@ -30,6 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"export: {place}: {error.strerror}; nothing was changed", file=sys.stderr)
         return 1
     (variant,) = manifest.variants
+    if manifest.relevance:
+        _print_relevance(manifest.relevance)
     print(
         f"{bundle}: {manifest.source.id}, {variant.precision}, {manifest.dimensions} dimensions, "
         f"{variant.weights.bytes / 1e6:.0f} MB"
@@ -93,6 +95,14 @@ def _print_attempt(attempt: Attempt) -> None:
     print(
         f"  {attempt.precision:<10} {attempt.bytes / 1e6:7.0f} MB  {figures}  "
         f"{attempt.failure or 'passed'}"
+    )
+
+
+def _print_relevance(relevance: Relevance) -> None:
+    print(
+        f"  relevant from a similarity of {relevance.cutoff:.3f}: keeps "
+        f"{relevance.relevant_kept:.1%} of {relevance.pairs} answers, refuses all other subjects "
+        f"for {relevance.irrelevant_refused:.1%} of the queries"
     )
 
 

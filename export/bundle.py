@@ -14,6 +14,7 @@ from export.errors import ParityError
 from export.fused import is_fused, write_fused
 from export.parity import GATES, Reference, check_known_answers, is_batch_invariant, measure
 from export.progress import Progress
+from export.relevance import measure_relevance
 from export.traced import write_traced
 from service.embedding.manifest import (
     FORMAT,
@@ -80,16 +81,14 @@ def write_bundle(
         compared = compare(manifest, tokenizer) if compare else None
         failures = []
         for precision in precisions:
-            candidate = _with_variant(
-                manifest, _build(checkpoint, folder, precision, tokenizer, progress), None
-            )
-            attempt, variant = _prove(folder, candidate, tokenizer, compared, progress)
+            variant = _build(checkpoint, folder, precision, tokenizer, progress)
+            candidate = msgspec.structs.replace(manifest, variants=(variant,))
+            attempt, proven = _prove(folder, candidate, tokenizer, compared, progress)
             report(attempt)
             if attempt.failure is None:
-                manifest = _with_variant(candidate, variant, attempt.parity)
-                encoded = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+                encoded = msgspec.json.format(msgspec.json.encode(proven), indent=2)
                 (folder / MANIFEST_NAME).write_bytes(encoded + b"\n")
-                return manifest
+                return proven
             failures.append(f"{precision}: {attempt.failure}")
             for file in (variant.graph, variant.weights):
                 (folder / file.name).unlink()
@@ -123,7 +122,8 @@ def _prove(
     tokenizer: Tokenizer,
     compared: Reference | None,
     progress: Progress,
-) -> tuple[Attempt, Variant]:
+) -> tuple[Attempt, Manifest]:
+    """What became of a manifest's only variant, and the manifest with what was measured."""
     (variant,) = candidate.variants
     model = load_model(folder, candidate)
     parity = measure(compared, model, tokenizer, progress) if compared else None
@@ -133,9 +133,16 @@ def _prove(
             check_known_answers(candidate, model, tokenizer)
         except ParityError as error:
             failure = str(error)
-    variant = msgspec.structs.replace(variant, batch_invariant=is_batch_invariant(model, tokenizer))
-    size = variant.graph.bytes + variant.weights.bytes
-    return Attempt(variant.precision, size, parity, failure), variant
+    attempt = Attempt(
+        variant.precision, variant.graph.bytes + variant.weights.bytes, parity, failure
+    )
+    if failure is not None:
+        return attempt, candidate
+    proven = msgspec.structs.replace(
+        variant, batch_invariant=is_batch_invariant(model, tokenizer), parity=parity
+    )
+    relevance = measure_relevance(candidate, model, tokenizer)
+    return attempt, msgspec.structs.replace(candidate, variants=(proven,), relevance=relevance)
 
 
 def _manifest(checkpoint: Checkpoint, name: str, tokenizer: BundleFile) -> Manifest:
@@ -169,11 +176,6 @@ def _manifest(checkpoint: Checkpoint, name: str, tokenizer: BundleFile) -> Manif
         known_answers=recipe.known_answers if recipe and checkpoint.is_published else None,
         notice=recipe.notice if recipe else None,
     )
-
-
-def _with_variant(manifest: Manifest, variant: Variant, parity: Parity | None) -> Manifest:
-    proven = msgspec.structs.replace(variant, parity=parity)
-    return msgspec.structs.replace(manifest, variants=(proven,))
 
 
 def _file(path: Path) -> BundleFile:

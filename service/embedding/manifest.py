@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -65,6 +65,20 @@ class KnownAnswers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tolerance: float
 
 
+class Relevance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """From which similarity on a memory is relevant to a query, and how well that tells them apart.
+
+    Found by `export` over `pairs` queries with the memory that answers each. `relevant_kept` is the
+    share of those memories that are at least as near as `cutoff`, `irrelevant_refused` the share of
+    queries that no memory about another subject is as near to.
+    """
+
+    cutoff: Annotated[float, msgspec.Meta(ge=-1, le=1)]
+    pairs: int
+    relevant_kept: float
+    irrelevant_refused: float
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A bundle: the model, its limits, its prompts, and the graphs that compute it."""
 
@@ -84,6 +98,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     document_prompt: str | None = None
     default_prompt: str | None = None
     known_answers: KnownAnswers | None = None
+    relevance: Relevance | None = None
+    """None in a bundle that was written before this was measured."""
     notice: str | None = None
     """What a user of this model should know, such as that it is for trying out only."""
 

@@ -35,6 +35,14 @@ def test_a_manifest_reads_back_as_it_was_written(bundle: Path) -> None:
     assert read_manifest(bundle) == manifest
 
 
+def test_a_manifest_from_before_relevance_was_measured_is_read(bundle: Path) -> None:
+    path = bundle / MANIFEST_NAME
+    fields = json.loads(path.read_text())
+    del fields["relevance"]
+    path.write_text(json.dumps(fields))
+    assert read_manifest(bundle).relevance is None
+
+
 def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match=r"expected a bundle in .*python -m export"):
         read_manifest(tmp_path)
@@ -53,6 +61,7 @@ def test_another_format_is_refused_before_its_fields_are_looked_at(bundle: Path)
         ({"max_token": 1}, "max_token"),
         ({"query_prompt": "question"}, "'question' is not one of the prompts"),
         ({"default_prompt": "question"}, "'question' is not one of the prompts"),
+        ({"relevance": {"cutoff": 1.5, "pairs": 1}}, r"<= 1.0 - at `\$\.relevance\.cutoff`"),
     ],
 )
 def test_a_manifest_that_contradicts_itself_is_refused(

@@ -56,6 +56,16 @@ def test_the_manifest_describes_every_file(tiny_checkpoint: Path, tmp_path: Path
     assert variant.batch_invariant
 
 
+def test_the_cutoff_of_relevance_is_recorded_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export(["starter", "--models-dir", str(tmp_path), "--no-parity"]) == 0
+    (bundle,) = tmp_path.iterdir()
+    relevance = read_manifest(bundle).relevance
+    assert relevance is not None
+    assert f"relevant from a similarity of {relevance.cutoff:.3f}" in capsys.readouterr().out
+
+
 def test_the_same_checkpoint_gives_the_same_bundle(tiny_checkpoint: Path, tmp_path: Path) -> None:
     for folder in ("a", "b"):
         models = str(tmp_path / folder)
