@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -61,13 +62,15 @@ def main() -> None:
     parser.add_argument("--save", type=Path, metavar="FILE.json")
     options = parser.parse_args()
 
+    folder = tempfile.TemporaryDirectory()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MEMORY_")}
     started = time.perf_counter()
     service = subprocess.Popen(
         [sys.executable, "-u", "-m", "service", "--model", options.bundle.resolve(), "--port", "0"],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
-        env={name: value for name, value in os.environ.items() if not name.startswith("MEMORY_")},
+        env=environment | {"MEMORY_STORE": f"sqlite:///{folder.name}/memory.db"},
     )
     assert service.stderr is not None
     try:
@@ -90,6 +93,7 @@ def main() -> None:
     finally:
         service.terminate()
         status = service.wait()
+        folder.cleanup()
     results = {
         "seconds_to_ready": round(seconds_to_ready, 2),
         "ready_mb": round(ready / 1e6),

@@ -1,7 +1,9 @@
 """The composition root: opens what the service needs, and wires it to the routes."""
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 
 from litestar import Litestar, get
 from litestar.di import Provide
@@ -12,14 +14,75 @@ from litestar.response import Redirect
 from service import __version__
 from service.api.embeddings import create_embeddings
 from service.api.health import info, live, ready
+from service.api.many_memories import delete_memories, list_memories, remember_batch
+from service.api.memories import (
+    change_memory,
+    forget,
+    read_history,
+    read_memory,
+    remember,
+    supersede,
+)
 from service.api.models import describe_model, list_models
 from service.api.problems import answer_error
+from service.api.relations import relate, related, unrelate
+from service.api.scopes import (
+    forget_session,
+    forget_user,
+    list_contexts,
+    list_tags,
+    read_stats,
+)
+from service.api.search import recall_context, search_memories
+from service.api.transfer import export_memories, import_memories
 from service.embedding.embedder import Embedder, open_embedder
-from service.errors import InvalidSettings
+from service.errors import InvalidSettings, StoreUnavailable
+from service.memory import StoreAddress, open_store
+from service.memory.memories import Memories, embedding_model_of
 from service.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 # 2,048 texts of 2,048 tokens are about 16 MB of English; other scripts take twice that in UTF-8.
 MAX_BODY_BYTES = 32 * 1024 * 1024
+
+MODEL_NOT_SET = "MEMORY_MODEL is not set; expected the folder of a bundle"
+
+# The only tenant as long as there are no API keys.
+TENANT = "default"
+
+# How long what is forgotten, and hidden since, stays on disk at most.
+PURGE_SECONDS = 60.0
+
+ROUTES = [
+    create_embeddings,
+    list_models,
+    describe_model,
+    remember,
+    remember_batch,
+    list_memories,
+    read_memory,
+    change_memory,
+    forget,
+    delete_memories,
+    supersede,
+    read_history,
+    search_memories,
+    recall_context,
+    relate,
+    unrelate,
+    related,
+    list_tags,
+    list_contexts,
+    read_stats,
+    forget_session,
+    forget_user,
+    export_memories,
+    import_memories,
+    live,
+    ready,
+    info,
+]
 
 
 def create_app(settings: Settings) -> Litestar:
@@ -27,23 +90,45 @@ def create_app(settings: Settings) -> Litestar:
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        async with open_embedder_of(settings) as app.state.embedder:
-            yield
+        async with open_embedder_of(settings) as embedder:
+            model = embedding_model_of(embedder.manifest)
+            async with open_store(store_address(settings), model) as store:
+                app.state.memories = Memories(
+                    store, embedder, relevance_cutoff=relevance_cutoff(settings, embedder)
+                )
+                purging = asyncio.create_task(_purge_now_and_then(app.state.memories))
+                try:
+                    yield
+                finally:
+                    purging.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await purging
+
+    def served_memories() -> Memories:
+        memories: Memories = app.state.memories
+        return memories
 
     def served_embedder() -> Embedder:
-        embedder: Embedder = app.state.embedder
-        return embedder
+        return served_memories().embedder
+
+    def served_tenant() -> str:
+        return TENANT
 
     app = Litestar(
-        [create_embeddings, list_models, describe_model, live, ready, info, to_docs],
+        [*ROUTES, to_docs],
         lifespan=[lifespan],
-        dependencies={"embedder": Provide(served_embedder, sync_to_thread=False)},
+        dependencies={
+            "embedder": Provide(served_embedder, sync_to_thread=False),
+            "memories": Provide(served_memories, sync_to_thread=False),
+            "tenant": Provide(served_tenant, sync_to_thread=False),
+        },
         exception_handlers={Exception: answer_error},
         request_max_body_size=MAX_BODY_BYTES,
         openapi_config=OpenAPIConfig(
             title="AI Memory Service",
             version=__version__,
-            description="Embeds text with one model, for clients of OpenAI's API and others.",
+            description="Embeds text with one model, and remembers it: by meaning, by words, by "
+            "relations and by time.",
             path="/docs",
             render_plugins=[SwaggerRenderPlugin(path="/"), JsonRenderPlugin()],
             use_handler_docstrings=True,
@@ -60,7 +145,7 @@ def open_embedder_of(settings: Settings) -> AbstractAsyncContextManager[Embedder
         StartupError: no bundle is set, or, when it is entered, the bundle cannot be served.
     """
     if settings.model is None:
-        raise InvalidSettings("MEMORY_MODEL is not set; expected the folder of a bundle")
+        raise InvalidSettings(MODEL_NOT_SET)
     return open_embedder(
         settings.model,
         precision=settings.precision,
@@ -69,6 +154,39 @@ def open_embedder_of(settings: Settings) -> AbstractAsyncContextManager[Embedder
         max_batch_tokens=settings.max_batch_tokens,
         max_queued_tokens=settings.max_queued_tokens,
     )
+
+
+def store_address(settings: Settings) -> StoreAddress:
+    """Where the settings say that memories are kept."""
+    return StoreAddress(
+        url=settings.store,
+        neo4j_username=settings.neo4j_username,
+        neo4j_password=settings.neo4j_password,
+        neo4j_database=settings.neo4j_database,
+    )
+
+
+def relevance_cutoff(settings: Settings, embedder: Embedder) -> float:
+    """From which similarity on a memory is relevant, as set, or else as measured for the model."""
+    if settings.relevance_cutoff is not None:
+        return settings.relevance_cutoff
+    if embedder.manifest.relevance is not None:
+        return embedder.manifest.relevance.cutoff
+    logger.warning(
+        "what is relevant was not measured for this model, so that recall answers with whatever is "
+        "nearest; export the bundle again, or set MEMORY_RELEVANCE_CUTOFF"
+    )
+    return -1.0
+
+
+async def _purge_now_and_then(memories: Memories) -> None:
+    while True:
+        try:
+            if purged := await memories.purge():
+                logger.info("deleted %d memories that had expired", purged)
+        except StoreUnavailable as error:
+            logger.warning("what has expired could not be deleted: %s", error)
+        await asyncio.sleep(PURGE_SECONDS)
 
 
 @get("/", include_in_schema=False)

@@ -1,4 +1,4 @@
-"""python -m service check: tries the model out on this machine and reports what it found."""
+"""python -m service check: tries the model and the store out here, and reports what it found."""
 
 import asyncio
 import platform
@@ -11,14 +11,25 @@ import msgspec
 import numpy as np
 
 import service
-from service.app import open_embedder_of
+from service.app import open_embedder_of, store_address
 from service.embedding.embedder import Embedder
 from service.embedding.onnx_model import available_execution_providers
 from service.embedding.prompts import default_prompt, prompt_for_input_type
-from service.errors import ServiceError
+from service.errors import ServiceError, StoreInUse
+from service.memory import open_store
+from service.memory.memories import embedding_model_of
 from service.settings import Settings
 
-PACKAGES = ("granian", "litestar", "msgspec", "numpy", "onnxruntime", "orjson", "tokenizers")
+PACKAGES = (
+    "granian",
+    "litestar",
+    "msgspec",
+    "neo4j",
+    "numpy",
+    "onnxruntime",
+    "orjson",
+    "tokenizers",
+)
 
 # The promise that the vector of a text does not depend on its batch.
 BATCH_COSINE_MIN = 0.9999
@@ -66,6 +77,7 @@ async def _run(settings: Settings) -> list[Check]:
             checks += [_bundle(settings, embedder), _parity(embedder), _dimensions(embedder)]
             checks.append(await _known_answers(embedder))
             checks.append(await _batch_invariance(embedder))
+            checks.append(await _store(settings, embedder))
             checks += [await _speed(embedder, texts, runs) for texts, runs in SPEEDS]
     except ServiceError as error:
         checks.append(Check("model", "failed", str(error)))
@@ -166,6 +178,24 @@ async def _batch_invariance(embedder: Embedder) -> Check:
         "ok" if worst >= BATCH_COSINE_MIN else "failed",
         f"cosine of a text alone and in a batch at least {worst:.6f}; expected {BATCH_COSINE_MIN}",
         {"cosine_min": worst},
+    )
+
+
+async def _store(settings: Settings, embedder: Embedder) -> Check:
+    try:
+        model = embedding_model_of(embedder.manifest)
+        async with open_store(store_address(settings), model) as store:
+            await store.ping()
+            info = await store.info()
+    except StoreInUse as error:
+        return Check("store", "ok", str(error))
+    except ServiceError as error:
+        return Check("store", "failed", str(error))
+    return Check(
+        "store",
+        "ok",
+        f"{info.kind} {info.version} at {info.address}; vectors: {info.vector_search}",
+        {"kind": info.kind, "version": info.version, "address": info.address},
     )
 
 

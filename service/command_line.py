@@ -1,10 +1,11 @@
-"""The commands: serve and check, and the flags that override the environment."""
+"""The commands, and the flags that override the environment."""
 
 import argparse
 import logging
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -13,11 +14,19 @@ from service.bundles import find_or_build_bundle
 from service.check import check
 from service.errors import StartupError
 from service.server import serve
-from service.settings import PREFIX, Settings, describe, read_settings
+from service.settings import SECRETS, Settings, describe, read_settings, variable_of
+from service.store_commands import dump_store, load_store, migrate_store, re_embed_store
 
 STATUS_OF_STARTUP_ERROR = 2
 STATUS_OF_CTRL_C = 130
 STATUS_OF_SIGTERM = 143
+
+COMMANDS = ("serve", "check", "dump", "load", "migrate", "re-embed")
+
+# What these do needs no model.
+WITHOUT_MODEL = ("dump", "migrate")
+
+FLAGS = tuple(name for name in Settings.__struct_fields__ if name not in SECRETS)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -27,41 +36,56 @@ def main(arguments: Sequence[str]) -> int:
     # the builder of the starter model, too, if it is waited for.
     status = 0 if parsed.command == "serve" else STATUS_OF_SIGTERM
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(status))
-    flags = {name: getattr(parsed, name) for name in Settings.__struct_fields__}
+    flags = {name: getattr(parsed, name) for name in FLAGS}
     try:
         settings = read_settings(flags)
         logging.basicConfig(
             format="%(asctime)s %(levelname)s %(message)s", level=settings.log_level.upper()
         )
-        if settings.model is None:
+        if settings.model is None and parsed.command not in WITHOUT_MODEL:
             settings = msgspec.structs.replace(settings, model=find_or_build_bundle())
-        if parsed.command == "check":
-            return check(settings, as_json=parsed.json)
-        return serve(settings)
+        return _run(parsed, settings)
     except StartupError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return STATUS_OF_STARTUP_ERROR
     except KeyboardInterrupt:
         return STATUS_OF_CTRL_C
 
 
+def _run(parsed: argparse.Namespace, settings: Settings) -> int:
+    match parsed.command:
+        case "serve":
+            return serve(settings)
+        case "check":
+            return check(settings, as_json=parsed.json)
+        case "dump":
+            dump_store(settings, parsed.file, embeddings=not parsed.no_embeddings)
+        case "load":
+            load_store(settings, parsed.file)
+        case "migrate":
+            migrate_store(settings, parsed.source, parsed.target)
+        case "re-embed":
+            re_embed_store(settings)
+    return 0
+
+
 def _with_default_command(arguments: Sequence[str]) -> Sequence[str]:
-    if arguments and arguments[0] in ("serve", "check", "-h", "--help", "--version"):
+    if arguments and arguments[0] in (*COMMANDS, "-h", "--help", "--version"):
         return arguments
     return ["serve", *arguments]
 
 
 def _parser() -> argparse.ArgumentParser:
     settings = argparse.ArgumentParser(add_help=False)
-    for name in Settings.__struct_fields__:
+    for name in FLAGS:
         settings.add_argument(
             f"--{name.replace('_', '-')}",
             metavar=name.upper(),
-            help=f"{describe(name)} [{PREFIX}{name.upper()}]".replace("%", "%%"),
+            help=f"{describe(name)} [{variable_of(name)}]".replace("%", "%%"),
         )
     parser = argparse.ArgumentParser(
         "python -m service",
-        description="Embed text over HTTP. Every flag is also an environment variable.",
+        description="Embed and remember text, over HTTP. A flag is also an environment variable.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", title="commands")
@@ -72,4 +96,25 @@ def _parser() -> argparse.ArgumentParser:
         "check", parents=[settings], help="try the model out, report, and end"
     )
     checking.add_argument("--json", action="store_true", help="report as JSON")
+    dumping = commands.add_parser(
+        "dump", parents=[settings], help="write all memories into a file, as JSON lines"
+    )
+    dumping.add_argument("file", type=Path, help="the file to write; - for the standard output")
+    dumping.add_argument(
+        "--no-embeddings", action="store_true", help="leave them out; loading makes them anew"
+    )
+    loading = commands.add_parser(
+        "load", parents=[settings], help="read a dump into the store; safe to run again"
+    )
+    loading.add_argument("file", type=Path, help="the file to read; - for the standard input")
+    migrating = commands.add_parser(
+        "migrate", parents=[settings], help="copy a store into another; safe to run again"
+    )
+    migrating.add_argument("--from", required=True, dest="source", metavar="STORE")
+    migrating.add_argument("--to", required=True, dest="target", metavar="STORE")
+    commands.add_parser(
+        "re-embed",
+        parents=[settings],
+        help="give all memories embeddings of the model that is set; goes on where it was stopped",
+    )
     return parser

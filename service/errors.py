@@ -19,6 +19,7 @@ ServiceError
 └── StartupError
     ├── ModelLoadError
     ├── StoreLoadError
+    │   └── StoreInUse
     ├── EmbeddingModelMismatch
     └── InvalidSettings
 
@@ -121,6 +122,10 @@ class ModelLoadError(StartupError):
 
 class StoreLoadError(StartupError):
     """A store is damaged, in use, of a newer version, or not what the settings say."""
+
+
+class StoreInUse(StoreLoadError):
+    """Another process has the store open."""
 
 
 class EmbeddingModelMismatch(StartupError):

@@ -17,6 +17,13 @@ PREFIX = "MEMORY_"
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
+# Named as Neo4j's own tools name them.
+NEO4J_FIELDS = ("neo4j_username", "neo4j_password", "neo4j_database")
+
+# Never flags: every user of a machine sees the flags of its processes.
+SECRETS = ("neo4j_password",)
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be set, each as MEMORY_<NAME> or as a flag of the same name.
 
@@ -46,6 +53,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(
             description="Variant of the bundle to run. Not set: its first that this machine can "
             "run. Set fp32 where fidelity is worth more than speed."
+        ),
+    ] = None
+    store: Annotated[
+        str,
+        Meta(
+            description="Where memories are kept: sqlite:///path/to/file.db, with four slashes "
+            "before an absolute path, or neo4j://host:7687, also neo4j+s:// and bolt://."
+        ),
+    ] = "sqlite:///memory.db"
+    relevance_cutoff: Annotated[
+        Annotated[float, Meta(ge=-1, le=1)] | None,
+        Meta(
+            description="Similarity from which on recall takes a memory for relevant. Not set: as "
+            "measured for the model. Raise it where recall brings what does not belong.",
         ),
     ] = None
     threads: Annotated[
@@ -88,6 +109,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "below the time after which your supervisor kills the process.",
         ),
     ] = 25
+    neo4j_username: Annotated[
+        str | None, Meta(description="Whom to log in as, where the store is Neo4j.")
+    ] = None
+    neo4j_password: Annotated[
+        str | None, Meta(description="That user's password; not a flag, since flags are public.")
+    ] = None
+    neo4j_database: Annotated[
+        str, Meta(description="The database to use, where the server has several.")
+    ] = "neo4j"
+
+    def __repr__(self) -> str:
+        shown = ", ".join(
+            f"{name}={'***' if name in SECRETS and value else repr(value)}"
+            for name, value in msgspec.structs.asdict(self).items()
+        )
+        return f"Settings({shown})"
 
     @classmethod
     def from_environ(
@@ -105,10 +142,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         for variable, value in environ.items():
             if variable.startswith(PREFIX):
                 name = variable.removeprefix(PREFIX).lower()
-                if name not in fields or not variable.isupper():
+                if name not in fields or variable_of(name) != variable:
                     raise InvalidSettings(_unknown(variable, fields))
                 if value:
                     given[name] = (variable, value)
+        for name in NEO4J_FIELDS:
+            if from_neo4j := environ.get(variable_of(name)):
+                given[name] = (variable_of(name), from_neo4j)
         for name, flag in (flags or {}).items():
             if flag is not None:
                 given[name] = (f"--{name.replace('_', '-')}", flag)
@@ -124,6 +164,11 @@ def read_settings(flags: Mapping[str, str | None]) -> Settings:
     return Settings.from_environ(os.environ, flags)
 
 
+def variable_of(name: str) -> str:
+    """The environment variable of a setting."""
+    return name.upper() if name in NEO4J_FIELDS else PREFIX + name.upper()
+
+
 def describe(name: str) -> str:
     """When to change a setting, in words."""
     return _meta(name).description or ""
@@ -135,7 +180,8 @@ def _convert(name: str, spelling: str, value: str) -> Any:
     try:
         return msgspec.convert(text, _HINTS[name], strict=False, dec_hook=_decode_path)
     except msgspec.ValidationError:
-        expected = f"one of {', '.join(choices)}" if choices else f"a whole number{_range(name)}"
+        number = "a number" if name == "relevance_cutoff" else "a whole number"
+        expected = f"one of {', '.join(choices)}" if choices else number + _range(name)
         raise InvalidSettings(f"{spelling}={value}: expected {expected}") from None
 
 
@@ -152,7 +198,7 @@ def _choices(name: str) -> list[str]:
 
 
 def _range(name: str) -> str:
-    meta = _meta(name)
+    meta = _bounds(name)
     return f" from {meta.ge} to {meta.le}" if meta.le is not None else f" of at least {meta.ge}"
 
 
@@ -160,8 +206,14 @@ def _meta(name: str) -> Meta:
     return next(meta for meta in get_args(_HINTS[name]) if isinstance(meta, Meta))
 
 
+def _bounds(name: str) -> Meta:
+    members = get_args(get_args(_HINTS[name])[0])
+    of_members = (meta for member in members for meta in get_args(member))
+    return next((meta for meta in of_members if isinstance(meta, Meta)), _meta(name))
+
+
 def _unknown(variable: str, fields: tuple[str, ...]) -> str:
-    known = [PREFIX + name.upper() for name in fields]
+    known = [variable_of(name) for name in fields]
     nearest = difflib.get_close_matches(variable.upper(), known, n=1, cutoff=0.0)[0]
     return f"{variable} is not a setting; did you mean {nearest}? All: {', '.join(known)}"
 

@@ -74,8 +74,11 @@ def fragile_bundle(starter_bundle: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="session")
-def client(prompted_bundle: Path) -> Iterator[TestClient[Litestar]]:
-    """The whole service with the prompted model, without a socket."""
-    app = create_app(Settings(model=prompted_bundle))
+def client(
+    prompted_bundle: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TestClient[Litestar]]:
+    """The whole service with the prompted model and a new SQLite store, without a socket."""
+    store = f"sqlite:///{tmp_path_factory.mktemp('store')}/memory.db"
+    app = create_app(Settings(model=prompted_bundle, store=store))
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client

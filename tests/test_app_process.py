@@ -168,7 +168,9 @@ def test_the_service_is_one_process_without_pytorch(
     assert not [name for name in mapped if "torch" in name]
 
 
-def test_no_module_of_pytorch_or_the_exporter_is_imported(prompted_bundle: Path) -> None:
+def test_no_module_of_pytorch_or_the_exporter_is_imported(
+    prompted_bundle: Path, tmp_path: Path
+) -> None:
     script = f"""
 import json, pathlib, sys
 import service.command_line
@@ -176,8 +178,10 @@ from litestar.testing import TestClient
 from service.app import create_app
 from service.settings import Settings
 
-before = set(sys.modules)
-with TestClient(create_app(Settings(model=pathlib.Path({str(prompted_bundle)!r})))) as client:
+settings = Settings(
+    model=pathlib.Path({str(prompted_bundle)!r}), store="sqlite:///{tmp_path}/memory.db"
+)
+with TestClient(create_app(settings)) as client:
     assert client.post("/v1/embeddings", json={{"input": "a"}}).status_code == 200
 print(json.dumps(sorted({{name.partition(".")[0] for name in sys.modules}})))
 """

@@ -16,7 +16,12 @@ from tests.service_process import clean_environment
 def check(bundle: Path, *flags: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "service", "check", "--model", str(bundle), *flags]
     return subprocess.run(
-        command, env=clean_environment(), capture_output=True, text=True, check=False
+        command,
+        cwd=bundle.parent,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -45,6 +50,7 @@ def test_a_sound_bundle_passes_and_says_how_fast_it_is(starter_bundle: Path) -> 
         "dimensions",
         "known answers",
         "batch invariance",
+        "store",
         "1 text",
         "10 texts",
         "50 texts",

@@ -8,7 +8,8 @@ import pytest
 
 import service
 from service.__main__ import SUPPORTED, refuse_other_pythons
-from service.settings import Settings
+from service.command_line import COMMANDS, FLAGS
+from service.settings import Settings, variable_of
 from tests.service_process import REPOSITORY, clean_environment
 
 
@@ -25,15 +26,19 @@ def run(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]"
 def test_help_names_the_commands() -> None:
     done = run("--help")
     assert done.returncode == 0
-    assert "serve" in done.stdout
-    assert "check" in done.stdout
+    for command in COMMANDS:
+        assert command in done.stdout
 
 
 def test_help_of_a_command_shows_every_setting_with_its_variable() -> None:
     done = run("serve", "--help")
-    for name in Settings.__struct_fields__:
+    for name in FLAGS:
         assert f"--{name.replace('_', '-')}" in done.stdout
-        assert f"[MEMORY_{name.upper()}]" in done.stdout.replace("\n", "").replace(" ", "")
+        assert f"[{variable_of(name)}]" in done.stdout.replace("\n", "").replace(" ", "")
+
+
+def test_a_secret_is_not_a_flag() -> None:
+    assert set(Settings.__struct_fields__) - set(FLAGS) == {"neo4j_password"}
 
 
 def test_the_version_is_that_of_the_project() -> None:

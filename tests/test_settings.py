@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import InvalidSettings
-from service.settings import Settings, describe
+from service.settings import SECRETS, Settings, describe, variable_of
 
 OTHER_VALUES = {
     "host": ("0.0.0.0", "0.0.0.0"),
@@ -16,6 +16,11 @@ OTHER_VALUES = {
     "max_batch_texts": ("16", 16),
     "log_level": ("DEBUG", "debug"),
     "shutdown_grace_seconds": ("5", 5),
+    "store": ("sqlite:////var/memory.db", "sqlite:////var/memory.db"),
+    "relevance_cutoff": ("0.25", 0.25),
+    "neo4j_username": ("ada", "ada"),
+    "neo4j_password": ("swordfish", "swordfish"),
+    "neo4j_database": ("memories", "memories"),
 }
 
 
@@ -25,15 +30,28 @@ def test_every_setting_is_tried_here() -> None:
 
 @pytest.mark.parametrize(("name", "given", "expected"), [(k, *v) for k, v in OTHER_VALUES.items()])
 def test_a_variable_sets_its_setting(name: str, given: str, expected: object) -> None:
-    settings = Settings.from_environ({f"MEMORY_{name.upper()}": given})
+    settings = Settings.from_environ({variable_of(name): given})
     assert getattr(settings, name) == expected != getattr(Settings(), name)
 
 
 @pytest.mark.parametrize("name", OTHER_VALUES)
 def test_a_flag_wins_over_the_variable(name: str) -> None:
     given, expected = OTHER_VALUES[name]
-    variable = {f"MEMORY_{name.upper()}": str(getattr(Settings(), name) or "")}
+    variable = {variable_of(name): str(getattr(Settings(), name) or "")}
     assert getattr(Settings.from_environ(variable, {name: given}), name) == expected
+
+
+def test_the_login_of_neo4j_is_named_as_neo4j_does() -> None:
+    assert variable_of("neo4j_password") == "NEO4J_PASSWORD"
+    assert variable_of("store") == "MEMORY_STORE"
+
+
+def test_a_secret_is_never_shown() -> None:
+    shown = repr(Settings(neo4j_username="ada", neo4j_password="swordfish"))
+    assert "ada" in shown
+    assert "neo4j_password=***" in shown
+    assert "swordfish" not in shown
+    assert set(SECRETS) <= set(Settings.__struct_fields__)
 
 
 @pytest.mark.parametrize("name", OTHER_VALUES)
@@ -66,6 +84,7 @@ def test_an_unknown_variable_is_refused_with_the_nearest_name(variable: str, mea
         ("MEMORY_PORT", "80.5", "a whole number from 0 to 65535"),
         ("MEMORY_THREADS", "-1", "a whole number of at least 0"),
         ("MEMORY_MAX_BATCH_TEXTS", "0", "a whole number of at least 1"),
+        ("MEMORY_RELEVANCE_CUTOFF", "1.5", "a number from -1 to 1"),
         ("MEMORY_LOG_LEVEL", "loud", "one of debug, info, warning, error"),
         ("MEMORY_PRECISION", "fp8", "one of fp32, int8, int8-block, fp16, bf16"),
     ],

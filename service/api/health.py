@@ -1,4 +1,4 @@
-"""Whether the service lives and embeds, and what it serves."""
+"""Whether the service lives, embeds and remembers, and what it serves."""
 
 import platform
 from importlib.metadata import version
@@ -12,9 +12,11 @@ from litestar.openapi.spec import Example
 
 import service
 from service.api.problems import Problem, ProblemDocument, answer
-from service.embedding.embedder import Embedder, Limits
-from service.embedding.manifest import Parity, Source
+from service.embedding.embedder import Limits
+from service.embedding.manifest import Parity, Relevance, Source
 from service.errors import ServiceError
+from service.memory.memories import Memories
+from service.memory.store import StoreInfo
 
 NOT_READY = Problem("not_ready", 503, 503, "server_error")
 
@@ -26,7 +28,7 @@ class Live(msgspec.Struct):
 
 
 class Ready(msgspec.Struct):
-    """The model embeds."""
+    """The model embeds, and the store answers."""
 
     ready: Literal[True] = True
 
@@ -55,6 +57,9 @@ class Info(msgspec.Struct, kw_only=True):
     document_prompt: str | None
     limits: Limits
     parity: Parity | None
+    relevance: Relevance | None
+    relevance_cutoff: float
+    store: StoreInfo
     notice: str | None
     source: Source
     versions: Versions
@@ -87,6 +92,24 @@ INFO_EXAMPLE = {
         "cosine_mean": 0.9968,
         "top1_agreement": 0.99,
         "reference_accuracy": 0.95,
+    },
+    "relevance": {
+        "cutoff": 0.3124,
+        "pairs": 150,
+        "relevant_kept": 0.93,
+        "irrelevant_refused": 0.95,
+    },
+    "relevance_cutoff": 0.3124,
+    "store": {
+        "kind": "sqlite",
+        "address": "memory.db",
+        "version": "3.40.1",
+        "vector_search": "exact: int8 codes in memory, the best rescored in float32",
+        "embedding_model": {
+            "name": "embeddinggemma-300m",
+            "digest": "5c5a0f0a6a5d8e31a3a9a1d1c5a2d3f7b7ce6d6b0b0f9f1d0b1f6a3ce0e2b7a1",
+            "dimensions": 768,
+        },
     },
     "notice": "Gemma's terms of use apply: https://ai.google.dev/gemma/terms",
     "source": {
@@ -124,7 +147,7 @@ async def live() -> Live:
 
 @get(
     "/health/ready",
-    summary="Does the model embed",
+    summary="Does the model embed, and the store answer",
     tags=["health"],
     operation_id="ready",
     responses={
@@ -143,11 +166,12 @@ async def live() -> Live:
     },
 )
 async def ready(
-    request: Request[Any, Any, Any], embedder: NamedDependency[Embedder]
+    request: Request[Any, Any, Any], memories: NamedDependency[Memories]
 ) -> Response[Ready] | Response[bytes]:
-    """Embeds a short text, unless one has been embedded in the last seconds."""
+    """Asks the store, and embeds a short text, unless one has been embedded in the last seconds."""
     try:
-        await embedder.check()
+        await memories.embedder.check()
+        await memories.store.ping()
     except ServiceError as error:
         return answer(request, NOT_READY, str(error))
     return Response(Ready())
@@ -167,12 +191,13 @@ async def ready(
         )
     },
 )
-async def info(embedder: NamedDependency[Embedder]) -> Info:
-    """The model, what it can do, what one request may hold, and how faithful it is.
+async def info(memories: NamedDependency[Memories]) -> Info:
+    """The model, what it can do, what one request may hold, how faithful it is, and the store.
 
     `parity` compares the running variant with the reference implementation; null where that was
     not measured.
     """
+    embedder = memories.embedder
     manifest = embedder.manifest
     return Info(
         model=manifest.name,
@@ -187,6 +212,9 @@ async def info(embedder: NamedDependency[Embedder]) -> Info:
         document_prompt=manifest.document_prompt,
         limits=embedder.limits,
         parity=embedder.variant.parity,
+        relevance=manifest.relevance,
+        relevance_cutoff=memories.relevance_cutoff,
+        store=await memories.store.info(),
         notice=manifest.notice,
         source=manifest.source,
         versions=installed_versions(),

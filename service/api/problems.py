@@ -6,16 +6,23 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 from litestar import Request, Response
+from litestar.enums import ParamType
 from litestar.exceptions import HTTPException, InternalServerException
 from litestar.openapi import ResponseSpec
 
 from service.errors import (
     BatchTooLarge,
+    Conflict,
     EmptyInput,
+    IdempotencyKeyReused,
     InferenceError,
+    InvalidFilter,
     InvalidInput,
+    MemoryNotFound,
     Overloaded,
+    RelationNotFound,
     ServiceError,
+    StoreUnavailable,
     TextTooLong,
     UnknownModel,
     UnknownPrompt,
@@ -47,6 +54,12 @@ PROBLEMS: dict[type[ServiceError], Problem] = {
     UnsupportedDimensions: Problem("unsupported_dimensions", 422, 400, "invalid_request_error"),
     UnknownPrompt: Problem("unknown_prompt", 422, 400, "invalid_request_error"),
     UnknownModel: Problem("model_not_found", 404, 404, "invalid_request_error"),
+    InvalidFilter: Problem("invalid_filter", 422, 400, "invalid_request_error"),
+    IdempotencyKeyReused: Problem("idempotency_key_reused", 422, 400, "invalid_request_error"),
+    MemoryNotFound: Problem("memory_not_found", 404, 404, "invalid_request_error"),
+    RelationNotFound: Problem("relation_not_found", 404, 404, "invalid_request_error"),
+    Conflict: Problem("conflict", 409, 409, "invalid_request_error"),
+    StoreUnavailable: Problem("store_unavailable", 503, 503, "server_error"),
     Overloaded: Problem("overloaded", 429, 429, "rate_limit_error"),
     InferenceError: Problem("inference_failed", 500, 500, "server_error"),
 }
@@ -110,6 +123,24 @@ OPENAI_ERRORS = {
 }
 
 
+def _problem(description: str) -> ResponseSpec:
+    return ResponseSpec(
+        ProblemDocument,
+        generate_examples=False,
+        media_type="application/problem+json",
+        description=description,
+    )
+
+
+MEMORY_ERRORS = {
+    404: _problem("There is no such memory."),
+    409: _problem("What is kept already stands against it; nothing was written."),
+    422: _problem("The request is not valid; `detail` names the place. Nothing was written."),
+    429: _problem("The queue is full; `Retry-After` says when there should be room."),
+    503: _problem("The store does not answer; repeat the request after `Retry-After` seconds."),
+}
+
+
 def answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """The response to any exception that reaches the edge."""
     match error:
@@ -118,7 +149,7 @@ def answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[
             ClientDisconnected() | InternalServerException(detail="client disconnected prematurely")
         ):
             return Response(b"", status_code=CLIENT_CLOSED_REQUEST)
-        case Overloaded():
+        case Overloaded() | StoreUnavailable():
             seconds = max(1, math.ceil(error.retry_after))
             return answer(request, _row(error), str(error), headers={"Retry-After": str(seconds)})
         case InvalidInput():
@@ -196,4 +227,6 @@ def _describe(request: Request[Any, Any, Any], error: HTTPException) -> str:
 def _describe_field(message: str, key: str = "", source: str = "") -> str:
     if source == "body":
         return "expected a JSON body, got an empty one"
-    return f"{source} {key}: {message}"
+    if source == ParamType.HEADER:
+        return f"header {key.replace('_', '-')}: {message}"
+    return f"{source.value if isinstance(source, ParamType) else source} {key}: {message}"

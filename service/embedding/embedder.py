@@ -141,6 +141,13 @@ class Embedder:
             ),
         )
 
+    async def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens each text has for the model, special tokens included, at any length."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._threads, lambda: [self._tokenizer.count(text) for text in texts]
+        )
+
     async def check(self) -> None:
         """Return if the model embeds: it has just done so, or it embeds a short text now.
 

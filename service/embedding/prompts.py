@@ -7,6 +7,8 @@ from service.errors import UnknownPrompt
 
 InputType = Literal["query", "document"]
 
+_NO_TITLE = "title: none |"
+
 
 def prompt_for_input_type(manifest: Manifest, input_type: InputType) -> str:
     """The prompt of one side of retrieval; empty for a model that has none."""
@@ -33,3 +35,17 @@ def prompt_for_name(manifest: Manifest, name: str) -> str:
 def default_prompt(manifest: Manifest) -> str:
     """The prompt for a request that names neither an input type nor a prompt."""
     return manifest.prompts[manifest.default_prompt] if manifest.default_prompt else ""
+
+
+def document_text(manifest: Manifest, title: str | None, content: str) -> str:
+    """What the model reads of a document: its prompt, with the title where it has a place for one.
+
+    EmbeddingGemma was trained on `title: <the title, or none> | text: <the text>`. Other models
+    read the title as the first line.
+    """
+    prompt = prompt_for_input_type(manifest, "document")
+    if title is None:
+        return prompt + content
+    if _NO_TITLE in prompt:
+        return prompt.replace(_NO_TITLE, f"title: {title} |", 1) + content
+    return f"{prompt}{title}\n{content}"

@@ -48,7 +48,7 @@ METADATA = "metadata."
 
 MAX_DEPTH = 16
 MAX_CONDITIONS = 256
-MAX_VALUES = 1_000
+MAX_VALUES = 4_096  # in all lists together
 
 COMPARISONS: dict[ComparisonOperator, Callable[[float, float], bool]] = {
     "lt": operator.lt,
@@ -223,6 +223,7 @@ def _scalar(value: Any) -> Any:
 class _Parser:
     def __init__(self) -> None:
         self._conditions = 0
+        self._values = 0
 
     def parse(self, given: Any, place: str, depth: int) -> Filter:
         if depth > MAX_DEPTH:

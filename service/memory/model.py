@@ -103,7 +103,7 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one draft.
 
     `memory` is the one that is there now: the draft's own, the same, the one in conflict, or the
-    one that is superseded already. `missing` names what a refused draft refers to in vain.
+    successor of what is superseded already. `missing` names what a refused draft refers to in vain.
     """
 
     outcome: Outcome

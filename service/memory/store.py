@@ -231,7 +231,7 @@ class MemoryStore(Protocol):
         ...
 
     async def embeddings(self, tenant: str, ids: Sequence[str]) -> npt.NDArray[np.float32]:
-        """The embeddings of memories that are there, in order: (ids, dimensions)."""
+        """The embeddings of memories, in order: (ids, dimensions); zeros where there is none."""
         ...
 
     async def relate(self, tenant: str, relations: Sequence[Relation]) -> list[str]:

@@ -110,6 +110,8 @@ def rank_by_words(query: Sequence[str], candidates: Sequence[Candidate]) -> list
 
 
 def _split(text: str) -> list[str]:
+    if text.isascii():
+        return [word[:MAX_WORD_LENGTH] for word in _WORD.findall(text.lower())]
     # NFKD takes letters and accents, and ligatures, apart; accents are no part of a word.
     plain = "".join(
         character

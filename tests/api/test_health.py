@@ -1,9 +1,11 @@
 import platform
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+import msgspec
 from litestar import Litestar
 from litestar.di import Provide
 from litestar.testing import TestClient
@@ -12,10 +14,15 @@ import service
 from service.api.health import live, ready
 from service.app import create_app
 from service.embedding.manifest import read_manifest
+from service.memory.memories import Memories, embedding_model_of
+from service.memory.sqlite_store import open_sqlite_store
+from service.memory.store import EmbeddingModel
 from service.settings import Settings
 from tests.failing import open_failing_embedder
 
 Client = TestClient[Litestar]
+
+MODEL = EmbeddingModel("starter", "0" * 64, 384)
 
 
 def test_a_process_that_answers_is_live(client: Client) -> None:
@@ -28,16 +35,20 @@ def test_a_model_that_embeds_is_ready(client: Client) -> None:
     assert (response.status_code, response.json()) == (200, {"ready": True})
 
 
-def test_a_model_that_fails_is_not_ready_but_live(starter_bundle: Path) -> None:
+def test_a_model_that_fails_is_not_ready_but_live(starter_bundle: Path, tmp_path: Path) -> None:
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        async with open_failing_embedder(starter_bundle) as app.state.embedder:
+        async with (
+            open_failing_embedder(starter_bundle) as embedder,
+            open_sqlite_store(tmp_path / "memory.db", MODEL) as store,
+        ):
+            app.state.memories = Memories(store, embedder, relevance_cutoff=0.0)
             yield
 
     app = Litestar(
         [live, ready],
         lifespan=[lifespan],
-        dependencies={"embedder": Provide(lambda: app.state.embedder, sync_to_thread=False)},
+        dependencies={"memories": Provide(lambda: app.state.memories, sync_to_thread=False)},
         logging_config=None,
     )
     with TestClient(app) as client:
@@ -52,6 +63,10 @@ def test_a_model_that_fails_is_not_ready_but_live(starter_bundle: Path) -> None:
 def test_info_describes_the_model_and_what_runs_it(client: Client, prompted_bundle: Path) -> None:
     manifest = read_manifest(prompted_bundle)
     info = client.get("/info").json()
+    store = info["store"]
+    assert store["address"].endswith("memory.db")
+    assert "exact" in store["vector_search"]
+    assert manifest.relevance is not None
     assert info == {
         "model": "prompted",
         "precision": "int8",
@@ -70,6 +85,15 @@ def test_info_describes_the_model_and_what_runs_it(client: Client, prompted_bund
             "max_queued_tokens": 524_288,
         },
         "parity": None,
+        "relevance": msgspec.to_builtins(manifest.relevance),
+        "relevance_cutoff": manifest.relevance.cutoff,
+        "store": {
+            "kind": "sqlite",
+            "address": store["address"],
+            "version": sqlite3.sqlite_version,
+            "vector_search": store["vector_search"],
+            "embedding_model": msgspec.to_builtins(embedding_model_of(manifest)),
+        },
         "notice": None,
         "source": {
             "id": manifest.source.id,
@@ -85,9 +109,13 @@ def test_info_describes_the_model_and_what_runs_it(client: Client, prompted_bund
     }
 
 
-def test_info_shows_the_limits_that_were_set(starter_bundle: Path) -> None:
+def test_info_shows_the_limits_that_were_set(starter_bundle: Path, tmp_path: Path) -> None:
     settings = Settings(
-        model=starter_bundle, max_batch_texts=3, max_batch_tokens=100, max_queued_tokens=200
+        model=starter_bundle,
+        store=f"sqlite:///{tmp_path}/memory.db",
+        max_batch_texts=3,
+        max_batch_tokens=100,
+        max_queued_tokens=200,
     )
     with TestClient(create_app(settings)) as client:
         info = client.get("/info").json()

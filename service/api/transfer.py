@@ -1,0 +1,159 @@
+"""GET /export and POST /import: a tenant's memories as JSON lines."""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from typing import IO, Annotated, Any
+
+import msgspec
+from litestar import Request, get, post
+from litestar.di import NamedDependency
+from litestar.openapi import ResponseSpec
+from litestar.openapi.spec import Example
+from litestar.params import QueryParameter
+from litestar.response import Stream
+
+from service.api.problems import MEMORY_ERRORS, PROBLEMS
+from service.errors import ServiceError
+from service.memory.memories import Memories
+from service.memory.transfer import Progress, dump_header, dump_tenant, lines_of, load
+
+JSON_LINES = "application/x-ndjson"
+
+CHUNK_BYTES = 1 << 20
+
+PROGRESS_EXAMPLE = {
+    "lines": 1_203,
+    "created": 1_170,
+    "replaced": 0,
+    "unchanged": 0,
+    "kept": 0,
+    "embedded": 0,
+    "relations": 32,
+    "dropped": 0,
+    "done": True,
+    "error": None,
+}
+
+
+class ImportFailure(msgspec.Struct):
+    """Why an import ended early; the lines before were written, and can be sent again."""
+
+    code: str
+    detail: str
+
+
+class ImportProgress(Progress, kw_only=True):
+    """How far the import has come; the last line is `done`, or has an error."""
+
+    done: bool = False
+    error: ImportFailure | None = None
+
+
+@get(
+    "/export",
+    summary="Export everything",
+    tags=["transfer"],
+    operation_id="export",
+    media_type=JSON_LINES,
+    responses={
+        200: ResponseSpec(
+            bytes,
+            generate_examples=False,
+            media_type=JSON_LINES,
+            description="A header, then a line for each memory and each relation.",
+            examples=[
+                Example(
+                    value='{"type":"memory","id":"tea","content":"Ada prefers tea to coffee."}\n'
+                )
+            ],
+        ),
+        **MEMORY_ERRORS,
+    },
+)
+async def export_memories(
+    memories: NamedDependency[Memories],
+    tenant: NamedDependency[str],
+    embeddings: Annotated[
+        bool, QueryParameter(description="With the embeddings, as base64 of little-endian floats.")
+    ] = False,
+) -> Stream:
+    """All memories, history included, and their relations, as JSON lines for POST /import."""
+    now = memories.clock()
+    header = await dump_header(memories.store, now=now)
+
+    async def lines() -> AsyncIterator[bytes]:
+        yield header
+        async for piece, _ in dump_tenant(memories.store, tenant, now=now, embeddings=embeddings):
+            yield piece
+
+    return Stream(lines(), media_type=JSON_LINES)
+
+
+@post(
+    "/import",
+    status_code=200,
+    summary="Import what was exported",
+    tags=["transfer"],
+    operation_id="import",
+    media_type=JSON_LINES,
+    request_max_body_size=None,
+    responses={
+        200: ResponseSpec(
+            ImportProgress,
+            generate_examples=False,
+            media_type=JSON_LINES,
+            description="A line now and then, and one at the end.",
+            examples=[Example(value=PROGRESS_EXAMPLE)],
+        ),
+        **MEMORY_ERRORS,
+    },
+)
+async def import_memories(
+    request: Request[Any, Any, Any],
+    memories: NamedDependency[Memories],
+    tenant: NamedDependency[str],
+) -> Stream:
+    """Write the lines of an export. To go on after an interruption, send them all again.
+
+    Embeddings are taken over where they are of the served model, and are made anew otherwise.
+    """
+    # Few clients read an answer while they still send, so that the body has to wait somewhere.
+    body = await asyncio.to_thread(tempfile.TemporaryFile)
+    try:
+        async for chunk in request.stream():
+            await asyncio.to_thread(body.write, chunk)
+        body.seek(0)
+    except BaseException:
+        body.close()
+        raise
+    return Stream(_load(memories, tenant, body), media_type=JSON_LINES)
+
+
+async def _load(memories: Memories, tenant: str, body: IO[bytes]) -> AsyncIterator[bytes]:
+    latest = Progress()
+    with body:
+        progress = load(
+            memories.store,
+            lines_of(_chunks(body)),
+            tenant=tenant,
+            embed=memories.embed_for_load,
+        )
+        try:
+            async for latest in progress:
+                yield _line(latest)
+        except ServiceError as error:
+            problem = PROBLEMS[type(error)]
+            yield _line(latest, error=ImportFailure(problem.code, str(error)))
+        else:
+            yield _line(latest, done=True)
+
+
+async def _chunks(body: IO[bytes]) -> AsyncIterator[bytes]:
+    while chunk := await asyncio.to_thread(body.read, CHUNK_BYTES):
+        yield chunk
+
+
+def _line(progress: Progress, **ending: Any) -> bytes:
+    fields = msgspec.structs.asdict(progress)
+    return msgspec.json.encode(ImportProgress(**fields, **ending)) + b"\n"

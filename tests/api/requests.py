@@ -1,0 +1,68 @@
+"""Talks to the service as its clients do, and holds it to its answers."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from httpx import Response
+from litestar import Litestar
+from litestar.testing import TestClient
+
+from service.app import create_app
+from service.settings import Settings
+
+Client = TestClient[Litestar]
+
+
+@contextmanager
+def serving(bundle: Path, store: str, **settings: Any) -> Iterator[Client]:
+    """The whole service on a store, without a socket."""
+    app = create_app(Settings(model=bundle, store=store, **settings))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
+
+
+def remember(client: Client, content: str, **fields: Any) -> Any:
+    """The memory that is kept of a new content."""
+    return created(client.post("/memories", json={"content": content, **fields}))
+
+
+def supersede(client: Client, old: str, content: str, **fields: Any) -> Any:
+    """The memory that takes the place of the one of this id."""
+    return created(client.post(f"/memories/{old}/supersede", json={"content": content, **fields}))
+
+
+def relate(client: Client, source: str, target: str, relation_type: str = "RELATED_TO") -> Any:
+    """The relation that is made."""
+    body = {"source": source, "target": target, "relation_type": relation_type}
+    return created(client.post("/relations", json=body))
+
+
+def search(client: Client, query: str, **fields: Any) -> list[str]:
+    """The ids of what is found, best first."""
+    body = {"query": query, **fields}
+    answer = answered(client.post("/memories/search", json=body))
+    return [result["memory"]["id"] for result in answer["results"]]
+
+
+def created(response: Response) -> Any:
+    """What a request made that had to make something."""
+    assert response.status_code == 201, response.text
+    return response.json()
+
+
+def answered(response: Response) -> Any:
+    """The answer to a request that had to succeed."""
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def refused(response: Response, status: int, code: str) -> str:
+    """Why a request was refused that had to be."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert (problem["status"], problem["code"]) == (status, code)
+    detail: str = problem["detail"]
+    return detail
