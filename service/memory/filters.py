@@ -12,6 +12,7 @@ numbers as 64-bit floats, times to the microsecond. A value of another type is a
 neither "1" nor true.
 """
 
+import math
 import operator
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -47,8 +48,8 @@ TIME_FIELDS: tuple[TimeField, ...] = (
 METADATA = "metadata."
 
 MAX_DEPTH = 16
-MAX_CONDITIONS = 256
-MAX_VALUES = 4_096  # in all lists together
+MAX_CONDITIONS = 512  # counting `all`, `any`, `not` and objects, too
+MAX_VALUES = 4_096  # in all lists of a filter together
 
 COMPARISONS: dict[ComparisonOperator, Callable[[float, float], bool]] = {
     "lt": operator.lt,
@@ -215,7 +216,10 @@ def _scalar(value: Any) -> Any:
         case None | bool() | str():
             return value
         case int() | float():
-            return float(value)
+            try:
+                return float(value)
+            except OverflowError:
+                return _NOT_COMPARABLE
         case _:
             return _NOT_COMPARABLE
 
@@ -226,6 +230,7 @@ class _Parser:
         self._values = 0
 
     def parse(self, given: Any, place: str, depth: int) -> Filter:
+        self._count(place)
         if depth > MAX_DEPTH:
             raise InvalidFilter(f"{place[:100]}…: expected at most {MAX_DEPTH} levels of nesting")
         if not isinstance(given, dict):
@@ -251,11 +256,22 @@ class _Parser:
         if not operators:
             raise InvalidFilter(f"{place}: expected a value or operators, got an empty object")
         for operator_name, operand in operators.items():
-            self._conditions += 1
-            if self._conditions > MAX_CONDITIONS:
-                raise InvalidFilter(f"{place}: expected at most {MAX_CONDITIONS} conditions")
+            self._count(place)
+            if isinstance(operand, list):
+                self._values += len(operand)
+                if self._values > MAX_VALUES:
+                    raise InvalidFilter(
+                        f"{place}: expected at most {MAX_VALUES:,} values, got {self._values:,}"
+                    )
             at = f"{place}.{operator_name[:100]}" if isinstance(value, dict) else place
             yield _condition(name, operator_name, operand, at)
+
+    def _count(self, place: str) -> None:
+        self._conditions += 1
+        if self._conditions > MAX_CONDITIONS:
+            raise InvalidFilter(
+                f"{place[:100]}: expected at most {MAX_CONDITIONS} conditions and objects"
+            )
 
 
 def _condition(name: str, operator_name: str, operand: Any, place: str) -> Filter:
@@ -325,8 +341,6 @@ def _metadata_key(name: str, place: str) -> str:
 def _items(given: Any, place: str) -> list[Any]:
     if not isinstance(given, list):
         raise InvalidFilter(f"{place}: expected a list, got {_shown(given)}")
-    if len(given) > MAX_VALUES:
-        raise InvalidFilter(f"{place}: expected at most {MAX_VALUES:,} values, got {len(given):,}")
     return given
 
 
@@ -350,9 +364,12 @@ def _number(given: Any, place: str) -> float:
     if isinstance(given, bool) or not isinstance(given, int | float):
         raise InvalidFilter(f"{place}: expected a number, got {_shown(given)}")
     try:
-        return float(given)
+        number = float(given)
     except OverflowError:
-        raise InvalidFilter(f"{place}: expected a number within 64-bit floats") from None
+        number = math.inf
+    if not math.isfinite(number):
+        raise InvalidFilter(f"{place}: expected a number within 64-bit floats")
+    return number
 
 
 def _metadata_value(given: Any, place: str) -> str | float | bool | None:
@@ -374,5 +391,7 @@ def _moment(given: Any, place: str) -> int:
 
 
 def _shown(given: Any) -> str:
+    if isinstance(given, dict | list):
+        return "an object" if isinstance(given, dict) else "a list"
     text = repr(given)
     return text if len(text) <= 60 else f"{text[:60]}…"

@@ -20,7 +20,7 @@ from service.memory.neo4j_filters import (
 from service.memory.neo4j_rows import tenant_word
 from service.memory.neo4j_schema import EMBEDDING_INDEX, WORDS_INDEX, Server
 from service.memory.store import SIMILARITY_DECIMALS, WORD_CANDIDATES, Match, Selection
-from service.memory.words import Candidate, rank_by_words
+from service.memory.words import Candidate, WordMatch, rank_by_words
 
 # Up to so many selected memories are searched one after the other, which is exact and takes some
 # 40 ms for 1,000 of 768 dimensions; a tenant of this size always is.
@@ -63,7 +63,7 @@ async def search_embedding(
         asked = max(LEAST_ASKED, ASKED_FOR_EACH * limit)
         while asked <= MOST_ASKED:
             found = await _search_index(client, server, selection, embedding, asked)
-            if found is None:
+            if found is None or _is_tied(found, limit):
                 break
             if matches := _surely_nearest(found, limit):
                 return matches
@@ -82,8 +82,8 @@ async def search_embedding(
 
 async def search_words(
     client: Neo4jClient, selection: Selection, words: Sequence[str], *, limit: int
-) -> list[str]:
-    """The ids of selected memories that have any of the words, the most relevant first."""
+) -> list[WordMatch]:
+    """Selected memories that have any of the words, the most relevant first."""
     if not words or limit <= 0:
         return []
     predicate = selection_predicate(selection)
@@ -153,6 +153,15 @@ async def _search_index(
             if is_search_failure(error):
                 return None
             raise
+
+
+def _is_tied(found: Sequence[Record], limit: int) -> bool:
+    """Whether the last to be given is as near as the next: there may be more, which are newer.
+
+    Of many equal embeddings the index finds some, and then others that are farther away.
+    """
+    similarities = [row["similarity"] for row in found if row["selected"]]
+    return len(similarities) > limit and similarities[limit - 1] == similarities[limit]
 
 
 def _surely_nearest(found: Sequence[Record], limit: int) -> list[Match]:

@@ -44,6 +44,7 @@ from service.memory.store import (
     StoreInfo,
     checked_embeddings,
 )
+from service.memory.words import WordMatch
 
 Result = TypeVar("Result")
 
@@ -161,7 +162,7 @@ class Neo4jStore:
 
     async def search_words(
         self, selection: Selection, words: Sequence[str], *, limit: int
-    ) -> list[str]:
+    ) -> list[WordMatch]:
         """See MemoryStore."""
         return await search_words(self._client, selection, words, limit=limit)
 

@@ -10,7 +10,7 @@ from service.embedding.embedder import Embedder
 from service.embedding.prompts import prompt_for_input_type
 from service.memory.model import Embedding, Memory, Relation
 from service.memory.store import SIMILARITY_DECIMALS, MemoryStore, Selection
-from service.memory.words import indexed_words, query_words_of
+from service.memory.words import query_words_of
 
 Mode = Literal["hybrid", "vector", "text"]
 
@@ -34,7 +34,7 @@ class Found:
     rank_by_meaning: int | None
     rank_by_words: int | None
     words: tuple[str, ...]
-    """Words of the query, as analysed, that the memory has."""
+    """Words of the query, as analysed, for which the memory was found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,7 @@ class Ranks:
     similarities: dict[str, float]
     by_meaning: dict[str, int] = field(default_factory=dict)
     by_words: dict[str, int] = field(default_factory=dict)
+    words: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 async def embed_query(embedder: Embedder, query: str) -> Embedding:
@@ -79,7 +80,9 @@ async def search(
     """The selected memories that answer a query best: min(limit, matching) of them.
 
     `vector` orders by similarity and finds every memory, `text` by BM25 and finds those that have a
-    word of the query. `hybrid` finds what either finds, and adds up the reciprocals of the ranks.
+    word of the query. `hybrid` finds what either finds, and adds up the reciprocals of the ranks,
+    of which that by words counts as the square of the share of the query's words that a memory has:
+    one word in common with a question says little, all of them say as much as the meaning does.
     With `min_similarity` only memories at least so near are matching, in every mode.
     """
     arm_limit = limit if mode == "vector" else max(limit, ARM_LIMIT)
@@ -92,9 +95,11 @@ async def search(
             ranks.similarities[match.id] = match.similarity
     if mode != "vector":
         word_matches = await store.search_words(selection, words, limit=arm_limit)
-        ranks.by_words.update((id, rank) for rank, id in enumerate(word_matches, 1))
+        for rank, word_match in enumerate(word_matches, 1):
+            ranks.by_words[word_match.id] = rank
+            ranks.words[word_match.id] = word_match.words
         await _add_similarities(store, selection.tenant, embedding, ranks)
-    ordered = _fuse(ranks)
+    ordered = _fuse(ranks, len(words)) if mode == "hybrid" else [*ranks.by_meaning, *ranks.by_words]
     if min_similarity is not None:
         ordered = [id for id in ordered if ranks.similarities[id] >= min_similarity]
     memories = await store.get(selection, ordered[:limit])
@@ -104,7 +109,7 @@ async def search(
             similarity=ranks.similarities[memory.id],
             rank_by_meaning=ranks.by_meaning.get(memory.id),
             rank_by_words=ranks.by_words.get(memory.id),
-            words=_shared_words(words, memory),
+            words=ranks.words.get(memory.id, ()),
         )
         for memory in memories
         if memory is not None  # deleted since it was found
@@ -169,15 +174,13 @@ async def _add_similarities(
         ranks.similarities.update(zip(missing, similarities.tolist(), strict=True))
 
 
-def _fuse(ranks: Ranks) -> list[str]:
+def _fuse(ranks: Ranks, query_words: int) -> list[str]:
     def merit(id: str) -> float:
-        found_at = (ranks.by_meaning.get(id), ranks.by_words.get(id))
-        return sum(1 / (RANK_CONSTANT + rank) for rank in found_at if rank is not None)
+        by_meaning, by_words = ranks.by_meaning.get(id), ranks.by_words.get(id)
+        share = len(ranks.words.get(id, ())) / max(1, query_words)
+        return (1 / (RANK_CONSTANT + by_meaning) if by_meaning else 0.0) + (
+            share**2 / (RANK_CONSTANT + by_words) if by_words else 0.0
+        )
 
     ids = dict.fromkeys((*ranks.by_meaning, *ranks.by_words))
     return sorted(ids, key=lambda id: (-round(merit(id), 12), -ranks.similarities[id], id))
-
-
-def _shared_words(words: Sequence[str], memory: Memory) -> tuple[str, ...]:
-    having = set(indexed_words(memory.title, memory.content).split())
-    return tuple(word for word in words if word in having)

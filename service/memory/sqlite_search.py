@@ -14,7 +14,7 @@ from service.memory.sqlite_filters import numbers_passing, selected
 from service.memory.sqlite_rows import number_list, scope
 from service.memory.sqlite_schema import current_change
 from service.memory.store import WORD_CANDIDATES, Match, Selection
-from service.memory.words import Candidate, rank_by_words
+from service.memory.words import Candidate, WordMatch, rank_by_words
 
 
 def count(
@@ -74,7 +74,7 @@ def search_words(
     selection: Selection,
     words: Sequence[str],
     limit: int,
-) -> list[str]:
+) -> list[WordMatch]:
     """What `MemoryStore.search_words` gives."""
     if limit < 1 or not words:
         return []

@@ -63,6 +63,7 @@ from service.memory.store import (
     StoreInfo,
     checked_embeddings,
 )
+from service.memory.words import WordMatch
 
 logger = logging.getLogger(__name__)
 
@@ -186,7 +187,7 @@ class SqliteStore:
 
     async def search_words(
         self, selection: Selection, words: Sequence[str], *, limit: int
-    ) -> list[str]:
+    ) -> list[WordMatch]:
         return await self._read(selection.tenant, [], search_words, selection, words, limit)
 
     async def embeddings(self, tenant: str, ids: Sequence[str]) -> npt.NDArray[np.float32]:

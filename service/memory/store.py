@@ -26,6 +26,7 @@ from service.memory.model import (
     Remembered,
     Stats,
 )
+from service.memory.words import WordMatch
 
 # Similarities are compared to this many decimals: closer ones are equal, whatever a store's
 # arithmetic makes of them.
@@ -111,7 +112,8 @@ class MemoryStore(Protocol):
     - A call that returned has been written: it survives kill -9 of the service and of the database,
       and the next read of any client sees it. A call that raised has changed nothing, except that
       a call that raised StoreUnavailable may have been carried out; repeating it is safe.
-    - No call reads, changes or counts anything of another tenant. Ids belong to their tenant.
+    - No call reads, changes or counts anything of another tenant. Ids belong to their tenant;
+      they are ASCII and sort by their characters' codes.
     - Calls may run at the same time; each sees the others' writes whole or not at all, and
       concurrent writes of the same content, id or supersession have one winner.
     - An embedding is of the store's dimensions, finite and of unit length (to 1e-3); another one is
@@ -221,8 +223,8 @@ class MemoryStore(Protocol):
 
     async def search_words(
         self, selection: Selection, words: Sequence[str], *, limit: int
-    ) -> list[str]:
-        """The ids of selected memories that have any of the words, the most relevant first.
+    ) -> list[WordMatch]:
+        """Selected memories that have any of the words, the most relevant first, and which words.
 
         A memory's words are those of indexed_words, and `words` are as query_words_of gives them.
         Of at most max(limit, WORD_CANDIDATES) candidates, which the database finds by its own BM25,

@@ -7,7 +7,6 @@ are given words that are ready: ASCII tokens, separated by spaces.
 import math
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -24,12 +23,18 @@ B = 0.75
 
 MAX_QUERY_WORDS = 128
 MAX_WORD_LENGTH = 64
+MAX_TOKEN_BYTES = 120  # two characters each, and Lucene cuts words at 255
 
 _WORD = re.compile(r"[^\W_]+")
 # Scripts that are written without spaces; their words are overlapping pairs of characters.
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
     "\uf900-\ufaff\U00020000-\U0003ffff]+"
+)
+
+# Letters that Unicode does not take apart, and that are often typed without their stroke.
+_LETTERS = str.maketrans(
+    {"ø": "o", "ł": "l", "đ": "d", "ħ": "h", "\u0131": "i"} | {"æ": "ae", "œ": "oe", "ð": "d"}
 )
 
 # Words that say nothing of what a question is about, in English, the language of the stemmer.
@@ -56,8 +61,12 @@ def words_of(text: str) -> list[str]:
 
 
 def indexed_words(title: str | None, content: str) -> str:
-    """What a store indexes of a memory: the words of title and content, separated by spaces."""
-    return " ".join(words_of(f"{title}\n{content}" if title else content))
+    """What a store indexes of a memory: the words of title and content, separated by spaces.
+
+    Of scripts without spaces the single characters, too, for queries of one character.
+    """
+    text = f"{title}\n{content}" if title else content
+    return " ".join(_token(word) for word in _split(text, characters=True))
 
 
 def query_words_of(text: str) -> list[str]:
@@ -76,65 +85,74 @@ class Candidate(NamedTuple):
     """As words_of gives them, separated by spaces."""
 
 
-def rank_by_words(query: Sequence[str], candidates: Sequence[Candidate]) -> list[str]:
-    """The candidates' ids by BM25, best first; of equals the newer first, then by id.
+class WordMatch(NamedTuple):
+    """A memory that has words of a query, and which."""
+
+    id: str
+    words: tuple[str, ...]
+
+
+def rank_by_words(query: Sequence[str], candidates: Sequence[Candidate]) -> list[WordMatch]:
+    """The candidates by BM25, best first; of equals the newer first, then by id.
 
     How rare a word is, is taken from the candidates, so that no store's statistics, and nothing of
     other tenants, decides the order.
     """
-    counts = [Counter(candidate.words.split()) for candidate in candidates]
-    lengths = [counted.total() for counted in counts]
-    mean_length = sum(lengths) / len(lengths) if lengths else 1.0
-    rarity = {}
-    for word in query:
-        having = sum(word in counted for counted in counts)
-        rarity[word] = math.log(1 + (len(candidates) - having + 0.5) / (having + 0.5))
+    tokens = [candidate.words.split() for candidate in candidates]
+    counts = [[each.count(word) for word in query] for each in tokens]
+    mean_length = sum(map(len, tokens)) / len(tokens) if any(tokens) else 1.0
+    rarities = []
+    for place in range(len(query)):
+        having = sum(counted[place] > 0 for counted in counts)
+        rarities.append(math.log(1 + (len(candidates) - having + 0.5) / (having + 0.5)))
 
-    def relevance(counted: Counter[str], length: int) -> float:
+    def relevance(counted: Sequence[int], length: int) -> float:
         penalty = K1 * (1 - B + B * length / mean_length)
         return sum(
-            rarity[word] * counted[word] * (K1 + 1) / (counted[word] + penalty)
-            for word in query
-            if word in counted
+            rarity * count * (K1 + 1) / (count + penalty)
+            for rarity, count in zip(rarities, counted, strict=True)
         )
 
     ranked = sorted(
         (
-            -round(relevance(counted, length), 9),
+            -round(relevance(counted, len(each)), 9),
             -to_microseconds(candidate.created_at),
             candidate.id,
+            tuple(word for word, count in zip(query, counted, strict=True) if count),
         )
-        for candidate, counted, length in zip(candidates, counts, lengths, strict=True)
+        for candidate, counted, each in zip(candidates, counts, tokens, strict=True)
     )
-    return [id for _, _, id in ranked]
+    return [WordMatch(id, words) for _, _, id, words in ranked]
 
 
-def _split(text: str) -> list[str]:
+def _split(text: str, *, characters: bool = False) -> list[str]:
     if text.isascii():
         return [word[:MAX_WORD_LENGTH] for word in _WORD.findall(text.lower())]
-    # NFKD takes letters and accents, and ligatures, apart; accents are no part of a word.
+    # NFKD takes letters and accents, and ligatures, apart, and can bring capitals back. Accents and
+    # vowel signs are no part of a word here, and do not divide one.
+    folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
     plain = "".join(
-        character
-        for character in unicodedata.normalize("NFKD", text.casefold())
-        if not unicodedata.combining(character)
+        character for character in folded if not unicodedata.category(character).startswith("M")
     )
     found: list[str] = []
-    for word in _WORD.findall(plain):
+    for word in _WORD.findall(plain.translate(_LETTERS)):
         if _UNSPACED.search(word):
-            found += _pairs(word)
+            found += _pairs(word, characters)
         else:
             found.append(word[:MAX_WORD_LENGTH])
     return found
 
 
-def _pairs(word: str) -> list[str]:
+def _pairs(word: str, characters: bool) -> list[str]:
     found: list[str] = []
     position = 0
     for run in _UNSPACED.finditer(word):
         if run.start() > position:
             found.append(word[position : run.start()][:MAX_WORD_LENGTH])
-        characters = run[0]
-        found += [characters[index : index + 2] for index in range(max(1, len(characters) - 1))]
+        unspaced = run[0]
+        found += [unspaced[index : index + 2] for index in range(max(1, len(unspaced) - 1))]
+        if characters and len(unspaced) > 1:
+            found += unspaced
         position = run.end()
     if position < len(word):
         found.append(word[position:][:MAX_WORD_LENGTH])
@@ -145,7 +163,7 @@ def _pairs(word: str) -> list[str]:
 def _token(word: str) -> str:
     if word.isascii():
         return str(_STEMMER.stemWord(word))
-    return f"_{word.encode().hex()}"
+    return f"_{word.encode()[:MAX_TOKEN_BYTES].hex()}"
 
 
 _STEMMER = snowballstemmer.stemmer("english")

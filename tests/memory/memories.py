@@ -319,3 +319,10 @@ def filter_documents() -> st.SearchStrategy[dict[str, Any]]:
         ),
         max_leaves=6,
     )
+
+
+async def ids_by_words(
+    store: MemoryStore, selection: Selection, words: Sequence[str], *, limit: int
+) -> list[str]:
+    """The ids of what a store finds for words."""
+    return [match.id for match in await store.search_words(selection, words, limit=limit)]

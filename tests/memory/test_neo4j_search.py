@@ -1,6 +1,5 @@
 """Filters and searches on real servers, where the vector index is asked and where it is not."""
 
-import re
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
@@ -14,10 +13,11 @@ from hypothesis import strategies as st
 from service.memory import neo4j_search
 from service.memory.filters import EVERYTHING, matches
 from service.memory.model import Memory, Record
-from service.memory.neo4j_filters import searchable_predicate
+from service.memory.neo4j_filters import SEARCHABLE_FIELDS, searchable_predicate
 from service.memory.neo4j_store import Neo4jStore, open_neo4j_store
 from tests.memory.conftest import GetServer
 from tests.memory.memories import (
+    DIMENSIONS,
     DIRECTIONS,
     MODEL,
     NOW,
@@ -188,15 +188,12 @@ async def test_a_search_that_the_server_fails_at_is_an_exact_one(
     request.addfinalizer(lambda: wipe(server))
     async with opened(server) as store:
         with connected(server) as driver:
-            (index,) = driver.execute_query(
-                "SHOW VECTOR INDEXES YIELD createStatement RETURN createStatement AS made"
-            ).value()
             driver.execute_query("DROP INDEX memory_embedding")
+            fields = ", ".join(f"m.{field}" for field in SEARCHABLE_FIELDS)
             driver.execute_query(
-                "CYPHER 25 "
-                + re.sub(r"`vector.default_search_expansion_factor`: [0-9.]+,", "", index).replace(
-                    "'NONE'", "'binary'"
-                )
+                "CYPHER 25 CREATE VECTOR INDEX memory_embedding FOR (m:Memory) ON m.embedding "
+                f"WITH [{fields}] OPTIONS {{indexConfig: {{`vector.dimensions`: {DIMENSIONS}, "
+                "`vector.similarity_function`: 'cosine', `vector.quantization.type`: 'binary'}}"
             )
             driver.execute_query("CALL db.awaitIndexes(60)")
         records = [

@@ -15,6 +15,7 @@ from tests.memory.memories import (
     draft,
     embedding,
     everything,
+    ids_by_words,
     remember,
     selected,
 )
@@ -144,7 +145,7 @@ async def test_what_was_acknowledged_is_there_after_kills(path: Path) -> None:
             found = await store.search_embedding(selected("t"), embedding(), limit=100_000)
             assert set(acknowledged) <= {match.id for match in found}
             assert len(found) == await store.count(selected("t"))
-            words = await store.search_words(selected("t"), ["0", "1"], limit=5)
+            words = await ids_by_words(store, selected("t"), ["0", "1"], limit=5)
             assert len(words) == 5
     with database(path) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)

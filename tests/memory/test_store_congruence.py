@@ -26,7 +26,7 @@ from service.memory.store import (
     Position,
     Selection,
 )
-from service.memory.words import Candidate, indexed_words, query_words_of, rank_by_words
+from service.memory.words import Candidate, WordMatch, indexed_words, query_words_of, rank_by_words
 from tests.memory.conftest import GetServer, opener, store_names
 from tests.memory.memories import (
     DIRECTIONS,
@@ -240,7 +240,7 @@ def nearest(records: list[Record], direction: int) -> list[Match]:
     return [Match(id, -similarity) for similarity, _, id in ranked]
 
 
-def by_words(memories: list[Memory], words: list[str]) -> list[str]:
+def by_words(memories: list[Memory], words: list[str]) -> list[WordMatch]:
     texts = [(memory, indexed_words(memory.title, memory.content)) for memory in memories]
     candidates = [
         Candidate(memory.id, memory.created_at, text)

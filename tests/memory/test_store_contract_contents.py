@@ -14,6 +14,7 @@ from tests.memory.memories import (
     draft,
     embedding,
     everything,
+    ids_by_words,
     one,
     outcomes,
     relation,
@@ -59,10 +60,10 @@ async def test_any_text_is_kept_exactly_and_found(
     assert await outcomes(store, tenant, draft(text)) == ["duplicate"]
     assert await outcomes(store, tenant, draft(text, id="a")) == ["unchanged"]
     words = query_words_of(text)
-    found = await store.search_words(selected(tenant), words, limit=5)
+    found = await ids_by_words(store, selected(tenant), words, limit=5)
     assert found == (["a"] if words else [])
     for word in words:
-        assert await store.search_words(selected(tenant), [word], limit=5) == ["a"]
+        assert await ids_by_words(store, selected(tenant), [word], limit=5) == ["a"]
     if len(text) < 1_000:
         assert await store.count(selected(tenant, {"title": text})) == 1
 
@@ -193,8 +194,8 @@ async def test_tenants_with_the_same_ids_and_contents_are_apart(
     assert await store.count(selection) == 4
     matches = await store.search_embedding(selection, embedding(), limit=10)
     assert len(matches) == 4
-    assert await store.search_words(selection, ["two"], limit=10) == []
-    assert await store.search_words(selected(other), ["two"], limit=10) == ["b"]
+    assert await ids_by_words(store, selection, ["two"], limit=10) == []
+    assert await ids_by_words(store, selected(other), ["two"], limit=10) == ["b"]
     assert len(await store.page(selection, order=Order(), after=None, limit=10)) == 4
     assert (await store.embeddings(other, ["c"])).tolist() == [embedding().tolist()]
 

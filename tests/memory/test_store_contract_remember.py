@@ -14,6 +14,7 @@ from tests.memory.memories import (
     draft,
     embedding,
     everything,
+    ids_by_words,
     one,
     outcomes,
     remember,
@@ -111,8 +112,8 @@ async def test_what_is_replaced_is_found_by_its_new_words_and_embedding_alone(
     await remember(store, tenant, draft("tea", id="a", direction=embedding(1)))
     await remember(store, tenant, draft("milk", id="a", direction=embedding(0, 1), replace=True))
     selection = selected(tenant)
-    assert await store.search_words(selection, ["tea"], limit=5) == []
-    assert await store.search_words(selection, ["milk"], limit=5) == ["a"]
+    assert await ids_by_words(store, selection, ["tea"], limit=5) == []
+    assert await ids_by_words(store, selection, ["milk"], limit=5) == ["a"]
     (match,) = await store.search_embedding(selection, embedding(0, 1), limit=5)
     assert match.similarity == pytest.approx(1, abs=1e-5)
 
@@ -291,7 +292,7 @@ async def test_a_relation_to_what_is_not_there_refuses_its_draft_alone(
     assert await store.relations(selection, ["a", "b", "c"], relation_types=None) == []
     assert await store.tags(selection) == []
     assert await store.contexts(selection) == []
-    assert await store.search_words(selection, ["two"], limit=5) == []
+    assert await ids_by_words(store, selection, ["two"], limit=5) == []
     assert len(await store.search_embedding(selection, embedding(), limit=5)) == 2
     assert await outcomes(store, tenant, draft("two")) == ["created"]
 

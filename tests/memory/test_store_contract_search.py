@@ -14,6 +14,7 @@ from tests.memory.memories import (
     at,
     draft,
     embedding,
+    ids_by_words,
     random_embeddings,
     remember,
     selected,
@@ -163,7 +164,7 @@ async def test_what_was_valid_at_a_time_is_found(store: MemoryStore, tenant: str
         selection = selected(tenant, as_of=at(minute))
         matches = await store.search_embedding(selection, embedding(1), limit=5)
         assert [match.id for match in matches] == expected
-        assert sorted(await store.search_words(selection, ["tea"], limit=5)) == expected
+        assert sorted(await ids_by_words(store, selection, ["tea"], limit=5)) == expected
 
 
 @pytest.mark.parametrize("unfit", UNFIT)
@@ -191,7 +192,7 @@ async def test_embeddings_come_as_they_were_given_in_the_order_of_the_ids(
 
 async def test_no_words_find_nothing(store: MemoryStore, tenant: str) -> None:
     await remember(store, tenant, draft("tea"), draft("…"))
-    assert await store.search_words(selected(tenant), [], limit=5) == []
+    assert await ids_by_words(store, selected(tenant), [], limit=5) == []
 
 
 async def test_any_of_the_words_finds_a_memory(store: MemoryStore, tenant: str) -> None:
@@ -204,9 +205,9 @@ async def test_any_of_the_words_finds_a_memory(store: MemoryStore, tenant: str) 
         draft("a cup", id="d", title="Milk, warm"),
     )
     words = query_words_of("teas or milk or coffee")
-    found = await store.search_words(selected(tenant), words, limit=5)
+    found = await ids_by_words(store, selected(tenant), words, limit=5)
     assert sorted(found) == ["a", "b", "d"]
-    assert len(await store.search_words(selected(tenant), words, limit=2)) == 2
+    assert len(await ids_by_words(store, selected(tenant), words, limit=2)) == 2
 
 
 @pytest.mark.parametrize(
@@ -225,19 +226,19 @@ async def test_words_of_any_script_are_found_and_none_is_syntax(
     store: MemoryStore, tenant: str, query: str, content: str
 ) -> None:
     await remember(store, tenant, draft(content, id="a"), draft("something else", id="b"))
-    assert await store.search_words(selected(tenant), query_words_of(query), limit=5) == ["a"]
+    assert await ids_by_words(store, selected(tenant), query_words_of(query), limit=5) == ["a"]
 
 
 async def test_a_word_is_not_a_part_of_another(store: MemoryStore, tenant: str) -> None:
     await remember(store, tenant, draft("teapot", id="a"), draft("steam", id="b"))
-    assert await store.search_words(selected(tenant), ["tea"], limit=5) == []
+    assert await ids_by_words(store, selected(tenant), ["tea"], limit=5) == []
 
 
 async def test_the_words_of_other_tenants_are_not_theirs(store: MemoryStore, tenant: str) -> None:
     await remember(store, f"{tenant} too", *(draft(f"tea {number}") for number in range(300)))
     await remember(store, tenant, draft("tea", id="a"))
-    assert await store.search_words(selected(tenant), ["tea"], limit=5) == ["a"]
-    assert await store.search_words(selected(tenant), query_words_of(tenant), limit=5) == []
+    assert await ids_by_words(store, selected(tenant), ["tea"], limit=5) == ["a"]
+    assert await ids_by_words(store, selected(tenant), query_words_of(tenant), limit=5) == []
 
 
 async def test_few_that_pass_the_filter_are_found_among_many_with_the_words(
@@ -257,7 +258,7 @@ async def test_few_that_pass_the_filter_are_found_among_many_with_the_words(
         {"metadata.many": None},
         {"id": {"in": few}},
     ):
-        found = await store.search_words(selected(tenant, document), ["tea"], limit=10)
+        found = await ids_by_words(store, selected(tenant, document), ["tea"], limit=10)
         assert sorted(found) == few
 
 
@@ -265,7 +266,7 @@ async def test_as_many_are_found_by_words_as_asked_for(store: MemoryStore, tenan
     drafts = [draft(f"tea {number}") for number in range(2 * WORD_CANDIDATES)]
     await remember(store, tenant, *drafts)
     for limit in (1, WORD_CANDIDATES, WORD_CANDIDATES + 50, 3 * WORD_CANDIDATES):
-        found = await store.search_words(selected(tenant), ["tea"], limit=limit)
+        found = await ids_by_words(store, selected(tenant), ["tea"], limit=limit)
         assert len(found) == len(set(found)) == min(limit, 2 * WORD_CANDIDATES)
 
 
@@ -301,6 +302,6 @@ async def test_a_memory_can_be_found_as_soon_as_it_is_remembered(
         await remember(store, tenant, draft(f"w{number}", id=f"{number}", direction=direction))
         (match,) = await store.search_embedding(selected(tenant), direction, limit=1)
         assert match.id == f"{number}"
-        found = await store.search_words(selected(tenant), [f"w{number}"], limit=1)
+        found = await ids_by_words(store, selected(tenant), [f"w{number}"], limit=1)
         assert found == [f"{number}"]
         assert await store.count(selected(tenant, now=NOW)) == number + 1

@@ -20,6 +20,7 @@ from tests.memory.memories import (
     draft,
     embedding,
     everything,
+    ids_by_words,
     memory,
     one,
     outcomes,
@@ -134,8 +135,8 @@ async def test_what_is_read_and_written_again_is_the_same(store: MemoryStore, te
         then, there = (selected(name, as_of=at(minute)) for name in (tenant, copy))
         assert await store.get(there, ids) == await store.get(then, ids)
     for words in (["two"], ["tea", "three"]):
-        assert await store.search_words(selected(copy), words, limit=5) == (
-            await store.search_words(selected(tenant), words, limit=5)
+        assert await ids_by_words(store, selected(copy), words, limit=5) == (
+            await ids_by_words(store, selected(tenant), words, limit=5)
         )
     np.testing.assert_array_equal(
         await store.embeddings(copy, ids), await store.embeddings(tenant, ids)
@@ -194,7 +195,7 @@ async def test_of_two_that_differ_the_one_that_is_not_older_stays(
     stays = loaded if expected == "replaced" else there
     assert await one(store, tenant, "a") == stays
     assert [tag.name for tag in await store.tags(selected(tenant))] == list(stays.tags)
-    assert await store.search_words(selected(tenant), words_of(stays.content), limit=5) == ["a"]
+    assert await ids_by_words(store, selected(tenant), words_of(stays.content), limit=5) == ["a"]
     direction = embedding(0, 1) if expected == "replaced" else embedding(1)
     assert (await store.embeddings(tenant, ["a"])).tolist() == [direction.tolist()]
 

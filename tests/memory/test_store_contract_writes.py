@@ -17,6 +17,7 @@ from tests.memory.memories import (
     draft,
     embedding,
     everything,
+    ids_by_words,
     memory,
     one,
     outcomes,
@@ -83,8 +84,8 @@ async def test_an_update_is_found_by_its_new_words(store: MemoryStore, tenant: s
     await remember(store, tenant, given)
     changed = msgspec.structs.replace(given.memory, content="milk")
     await store.update(tenant, changed, None, expected_version=1)
-    assert await store.search_words(selected(tenant), ["milk"], limit=5) == ["a"]
-    assert await store.search_words(selected(tenant), ["tea"], limit=5) == []
+    assert await ids_by_words(store, selected(tenant), ["milk"], limit=5) == ["a"]
+    assert await ids_by_words(store, selected(tenant), ["tea"], limit=5) == []
 
 
 @pytest.mark.parametrize("exchanged", [True, False])
@@ -173,7 +174,7 @@ async def test_what_is_deleted_is_found_no_more(store: MemoryStore, tenant: str)
     assert [
         match.id for match in await store.search_embedding(selection, embedding(), limit=5)
     ] == ["b"]
-    assert await store.search_words(selection, ["content"], limit=5) == ["b"]
+    assert await ids_by_words(store, selection, ["content"], limit=5) == ["b"]
     assert [(tag.name, tag.memories) for tag in await store.tags(selection)] == [("t", 1)]
     assert await outcomes(store, tenant, draft("content of a", id="a")) == ["created"]
 
