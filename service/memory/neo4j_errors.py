@@ -7,7 +7,6 @@ from neo4j.exceptions import (
     AuthError,
     ClientError,
     ConstraintError,
-    DatabaseError,
     DriverError,
     IncompleteCommit,
     Neo4jError,
@@ -66,11 +65,6 @@ def can_be_repeated(error: BaseException) -> bool:
             return error.is_retryable()
         case _:
             return False
-
-
-def is_search_failure(error: Exception) -> bool:
-    """Whether the server itself failed on a statement that it understood."""
-    return isinstance(error, DatabaseError)
 
 
 def _told(error: Exception) -> str:

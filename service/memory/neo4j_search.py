@@ -1,5 +1,6 @@
 """Finding memories by their embedding and by their words."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from service.memory.filters import EVERYTHING
 from service.memory.model import Embedding, from_microseconds
 from service.memory.neo4j_changes import sent
 from service.memory.neo4j_client import Neo4jClient
-from service.memory.neo4j_errors import is_search_failure, translated_errors
+from service.memory.neo4j_errors import can_be_repeated, translated_errors
 from service.memory.neo4j_filters import (
     Predicate,
     searchable_predicate,
@@ -21,6 +22,8 @@ from service.memory.neo4j_rows import tenant_word
 from service.memory.neo4j_schema import EMBEDDING_INDEX, WORDS_INDEX, Server
 from service.memory.store import SIMILARITY_DECIMALS, WORD_CANDIDATES, Match, Selection
 from service.memory.words import Candidate, WordMatch, rank_by_words
+
+logger = logging.getLogger(__name__)
 
 # Up to so many selected memories are searched one after the other, which is exact and takes some
 # 40 ms for 1,000 of 768 dimensions; a tenant of this size always is.
@@ -150,9 +153,12 @@ async def _search_index(
                 asked=asked,
             )
         except Neo4jError as error:
-            if is_search_failure(error):
-                return None
-            raise
+            # 2026.08 has failed on a search in a tenant whose memories were all deleted, and an
+            # index that is being made cannot be asked.
+            if can_be_repeated(error):
+                raise
+            logger.warning("the vector index does not answer; searching without it: %s", error)
+            return None
 
 
 def _is_tied(found: Sequence[Record], limit: int) -> bool:

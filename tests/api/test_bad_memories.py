@@ -89,10 +89,10 @@ def test_a_filter_that_is_nested_too_deeply_is_refused(filled: Client, levels: i
 
 
 def test_a_filter_of_too_many_conditions_is_refused(filled: Client) -> None:
-    given = {"any": [{"importance": number} for number in range(300)]}
+    given = {"any": [{"importance": number} for number in range(600)]}
     with unchanged(filled):
         response = filled.post("/memories/delete", json={"filter": given})
-    assert "at most 256 conditions" in refused(response, 422, "invalid_filter")
+    assert "at most 512 conditions" in refused(response, 422, "invalid_filter")
 
 
 @pytest.mark.parametrize("path", POSTS)

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from service.embedding.embedder import open_embedder
+from service.app import open_embedder_of
 from service.embedding.manifest import read_manifest
 from service.errors import Conflict, IdempotencyKeyReused, InferenceError, MemoryNotFound
 from service.memory.filters import EVERYTHING
@@ -24,6 +24,7 @@ from service.memory.model import Memory
 from service.memory.new_memory import Changes, NewMemory, Successor
 from service.memory.sqlite_store import open_sqlite_store
 from service.memory.store import Order
+from service.settings import Settings
 from tests.memory.memories import NOW, at
 
 pytestmark = pytest.mark.anyio
@@ -51,7 +52,7 @@ async def memories(starter_bundle: Path, tmp_path: Path, clock: Clock) -> AsyncI
     """The use cases on an empty store, with the starter model."""
     model = embedding_model_of(read_manifest(starter_bundle))
     async with (
-        open_embedder(starter_bundle) as embedder,
+        open_embedder_of(Settings(model=starter_bundle)) as embedder,
         open_sqlite_store(tmp_path / "memory.db", model) as store,
     ):
         yield Memories(store, embedder, relevance_cutoff=0.3, clock=clock)
@@ -189,7 +190,7 @@ async def test_nothing_of_a_batch_is_kept_where_the_model_fails(
 ) -> None:
     model = embedding_model_of(read_manifest(fragile_bundle))
     async with (
-        open_embedder(fragile_bundle) as embedder,
+        open_embedder_of(Settings(model=fragile_bundle)) as embedder,
         open_sqlite_store(tmp_path / "memory.db", model) as store,
     ):
         memories = Memories(store, embedder, relevance_cutoff=0.3)

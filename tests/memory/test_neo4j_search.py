@@ -11,16 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.memory import neo4j_search
-from service.memory.filters import EVERYTHING, matches
+from service.memory.filters import matches
 from service.memory.model import Memory, Record
-from service.memory.neo4j_filters import SEARCHABLE_FIELDS, searchable_predicate
+from service.memory.neo4j_filters import searchable_predicate
 from service.memory.neo4j_store import Neo4jStore, open_neo4j_store
 from tests.memory.conftest import GetServer
 from tests.memory.memories import (
-    DIMENSIONS,
     DIRECTIONS,
     MODEL,
-    NOW,
     at,
     embedding,
     filter_documents,
@@ -30,7 +28,7 @@ from tests.memory.memories import (
     selected,
     unique_tenant,
 )
-from tests.neo4j_server import Neo4jServer, available_versions, connected, wipe
+from tests.neo4j_server import Neo4jServer, available_versions, connected
 
 pytestmark = pytest.mark.anyio
 
@@ -43,11 +41,15 @@ def opened(server: Neo4jServer) -> AbstractAsyncContextManager[Neo4jStore]:
 
 
 @pytest.fixture(params=available_versions())
-async def store(
-    anyio_backend: str, request: pytest.FixtureRequest, wiped_server: GetServer
-) -> AsyncIterator[Neo4jStore]:
-    """A store on a server of each version that can be had."""
-    async with opened(wiped_server(request.param)) as store:
+def server(request: pytest.FixtureRequest, wiped_server: GetServer) -> Neo4jServer:
+    """A server of each version that can be had."""
+    return wiped_server(request.param)
+
+
+@pytest.fixture
+async def store(anyio_backend: str, server: Neo4jServer) -> AsyncIterator[Neo4jStore]:
+    """The store on that server."""
+    async with opened(server) as store:
         yield store
 
 
@@ -177,31 +179,16 @@ async def test_the_index_gives_the_order_of_an_exact_search(
 
 
 @pytest.mark.usefixtures("index_is_asked")
-async def test_a_search_that_the_server_fails_at_is_an_exact_one(
-    request: pytest.FixtureRequest, running_server: GetServer
+async def test_without_its_index_a_search_is_an_exact_one(
+    server: Neo4jServer, store: Neo4jStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With binary quantization 2026.08 fails in a tenant whose memories were all deleted."""
-    if not set(available_versions()) & {"2026.08.1"}:
-        pytest.skip("needs Neo4j 2026.08.1")
-    server = running_server("2026.08.1")
-    wipe(server)
-    request.addfinalizer(lambda: wipe(server))
-    async with opened(server) as store:
-        with connected(server) as driver:
-            driver.execute_query("DROP INDEX memory_embedding")
-            fields = ", ".join(f"m.{field}" for field in SEARCHABLE_FIELDS)
-            driver.execute_query(
-                "CYPHER 25 CREATE VECTOR INDEX memory_embedding FOR (m:Memory) ON m.embedding "
-                f"WITH [{fields}] OPTIONS {{indexConfig: {{`vector.dimensions`: {DIMENSIONS}, "
-                "`vector.similarity_function`: 'cosine', `vector.quantization.type`: 'binary'}}"
-            )
-            driver.execute_query("CALL db.awaitIndexes(60)")
-        records = [
-            Record(memory(f"tea {number}"), made)
-            for number, made in enumerate(random_embeddings(60))
-        ]
-        await store.load("kept", records)
-        await store.load("deleted", records)
-        await store.delete("deleted", EVERYTHING, now=NOW)
-        assert await nearest(store, "deleted", limit=5) == []
-        assert len(await nearest(store, "kept", limit=5)) == 5
+    tenant = unique_tenant()
+    await store.load(tenant, [Record(memory("tea", id="a"), embedding(1))])
+    with connected(server) as driver:
+        driver.execute_query("DROP INDEX memory_embedding")
+    assert await nearest(store, tenant, limit=5) == ["a"]
+    assert "searching without it" in caplog.text
+    async with opened(server) as again:
+        caplog.clear()
+        assert await nearest(again, tenant, limit=5) == ["a"]
+        assert caplog.text == ""
