@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -318,6 +319,32 @@ async def test_a_store_that_is_closed_has_answered_every_call(server: Neo4jServe
         await asyncio.sleep(0)
     results = await asyncio.gather(*calls)
     assert [result.outcome for (result,) in results] == ["created"] * 5
+
+
+async def test_a_server_that_is_cut_off_without_a_word_is_unavailable(server: Neo4jServer) -> None:
+    passing = asyncio.Event()
+    passing.set()
+    port = urlsplit(server.uri).port
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with closing(writer):
+            while data := await reader.read(65_536):
+                await passing.wait()
+                writer.write(data)
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        their_reader, their_writer = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(forward(reader, their_writer), forward(their_reader, writer))
+
+    async with await asyncio.start_server(connect, "127.0.0.1", 0) as between:
+        uri = f"bolt://127.0.0.1:{between.sockets[0].getsockname()[1]}"
+        async with opened(server, uri=uri) as store:
+            await store.ping()
+            passing.clear()
+            with pytest.raises(StoreUnavailable, match="does not answer"):
+                await store.ping()
+            passing.set()
+            await store.ping()
 
 
 @pytest.mark.skipif(

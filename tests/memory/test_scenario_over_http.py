@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.api.requests import Client, answered, remember, search, serving, supersede
+from tests.api.requests import Client, answered, search, serving, supersede
 from tests.memory.conftest import NEO4J, GetServer, store_names
 from tests.memory.scenario import Scenario, ScenarioMemory, load_scenario
 from tests.neo4j_server import wipe
@@ -37,25 +37,32 @@ def remembering(
         settings = {"neo4j_username": server.username, "neo4j_password": server.password}
     try:
         with serving(starter_bundle, store, **settings) as client:
-            for memory in scenario.memories:
-                tell(client, memory)
+            tell(client, scenario)
             yield client
     finally:
         if server is not None:
             wipe(server)
 
 
-def tell(client: Client, memory: ScenarioMemory) -> None:
-    fields: dict[str, Any] = {
+def tell(client: Client, scenario: Scenario) -> None:
+    """Remember what supersedes nothing, and then what supersedes it, in order."""
+    first = [memory for memory in scenario.memories if memory.supersedes is None]
+    bodies = [body_of(memory) | {"session_id": memory.session_id} for memory in first]
+    batch = client.post("/memories/batch", json={"memories": bodies})
+    assert answered(batch)["counts"] == {"created": len(first)}
+    for memory in scenario.memories:
+        if memory.supersedes is not None:
+            supersede(client, memory.supersedes, **body_of(memory))
+
+
+def body_of(memory: ScenarioMemory) -> dict[str, Any]:
+    return {
         "id": memory.key,
+        "content": memory.content,
         "memory_type": memory.memory_type,
         "tags": memory.tags,
         "context": memory.context,
     }
-    if memory.supersedes is None:
-        remember(client, memory.content, session_id=memory.session_id, **fields)
-    else:
-        supersede(client, memory.supersedes, memory.content, **fields)
 
 
 def test_what_was_told_is_kept_with_its_history(remembering: Client, scenario: Scenario) -> None:

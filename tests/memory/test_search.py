@@ -139,7 +139,7 @@ async def test_one_word_of_many_says_less_than_the_meaning_and_all_of_them_more(
     near = [(f"near{number}", embedding(1, number / 50), "nothing of it") for number in range(12)]
     await keep(store, *near, ("word", embedding(0, 1), "a kettle"))
     question = "Which kettle, cup, spoon or teapot would Ada recommend?"
-    assert await found(store, question, limit=20) == [*(id for id, _, _ in near), "word"]
+    assert (await found(store, question))[:5] == [id for id, _, _ in near[:5]]
     assert (await found(store, "kettle"))[0] == "word"
 
 
