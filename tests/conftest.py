@@ -3,6 +3,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -13,6 +15,30 @@ from litestar.testing import TestClient
 from service.app import create_app
 from service.embedding.manifest import MANIFEST_NAME, BundleFile, read_manifest, sha256_of
 from service.settings import Settings
+from tests.neo4j_server import Neo4jServer, running_neo4j, why_unavailable
+from tests.stores import GetServer, store_names
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "store_name" in metafunc.fixturenames:
+        metafunc.parametrize("store_name", store_names())
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if why := why_unavailable():
+        terminalreporter.line(f"Neo4j was not tested: {why}")
+
+
+@pytest.fixture(scope="session")
+def running_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GetServer]:
+    """Gives the server of a version, started when it is asked for first."""
+    with ExitStack() as servers:
+
+        @cache
+        def server_of(version: str) -> Neo4jServer:
+            return servers.enter_context(running_neo4j(version, tmp_path_factory.mktemp("neo4j")))
+
+        yield server_of
 
 
 @pytest.fixture(scope="session")

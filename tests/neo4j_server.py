@@ -1,7 +1,8 @@
 """A real Neo4j Community server for tests, from the jars that Maven Central has of it.
 
 MEMORY_TEST_NEO4J, a URI, with NEO4J_USERNAME and NEO4J_PASSWORD, names one that runs already; what
-is in it is deleted.
+is in it is deleted. MEMORY_TEST_NEO4J_VERSIONS, such as "5.26.30 2026.08.1", names the versions to
+test; without it that is the newest one that can be had.
 """
 
 import fcntl
@@ -24,6 +25,7 @@ from neo4j.exceptions import ServiceUnavailable, TransientError
 
 VERSIONS = ("5.26.30", "2026.08.1")
 RUNNING = "MEMORY_TEST_NEO4J"
+REQUIRED = "MEMORY_TEST_NEO4J_VERSIONS"
 DEADLINE_SECONDS = 180
 
 _JARS = Path.home() / ".cache" / "ai-memory-service" / "neo4j"
@@ -92,16 +94,22 @@ kill $watchdog
 """
 
 
-def available_versions() -> list[str]:
-    """What running_neo4j can start here, or MEMORY_TEST_NEO4J where that is set."""
+def versions_to_test() -> list[str]:
+    """What running_neo4j is to start for the tests: the newest version that can be had here.
+
+    Or those that MEMORY_TEST_NEO4J_VERSIONS names, whether they can be had or not; or
+    MEMORY_TEST_NEO4J, where that is set.
+    """
     if RUNNING in os.environ:
         return [RUNNING]
-    return [version for version in VERSIONS if not _obstacle(version)]
+    if REQUIRED in os.environ:
+        return os.environ[REQUIRED].split()
+    return [version for version in VERSIONS if not _obstacle(version)][-1:]
 
 
 def why_unavailable() -> str:
     """Why there is no Neo4j, in one line; empty where there is one."""
-    return "" if available_versions() else "; ".join(map(_obstacle, VERSIONS))
+    return "" if versions_to_test() else "; ".join(map(_obstacle, VERSIONS))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import httpx
 import pytest
 from neo4j import GraphDatabase
 
-from tests.neo4j_server import Neo4jServer, available_versions, running_neo4j
+from tests.neo4j_server import Neo4jServer, running_neo4j, versions_to_test
 from tests.service_process import ServiceProcess, running_service
 
 pytestmark = pytest.mark.slow
@@ -25,8 +25,8 @@ pytestmark = pytest.mark.slow
 CLIENTS = 4
 BATCH = 20
 SERVICE_KILLS = 50
-SERVICE_KILLS_ON_NEO4J = 5
-NEO4J_KILLS = 10
+SERVICE_KILLS_ON_NEO4J = 3
+NEO4J_KILLS = 5  # of each version
 
 
 @dataclass
@@ -196,7 +196,7 @@ def check_sqlite(path: Path) -> None:
             assert apart == 0, part
 
 
-@pytest.fixture(scope="module", params=available_versions())
+@pytest.fixture(scope="module", params=versions_to_test())
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Neo4jServer]:

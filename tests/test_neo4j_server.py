@@ -14,23 +14,23 @@ from tests.neo4j_server import (
     RUNNING,
     VERSIONS,
     Neo4jServer,
-    available_versions,
     connected,
     running_neo4j,
+    versions_to_test,
     why_unavailable,
     wipe,
 )
 from tests.service_process import REPOSITORY
 
 needs_own_server = pytest.mark.skipif(
-    not set(available_versions()) & set(VERSIONS),
+    not set(versions_to_test()) & set(VERSIONS),
     reason=why_unavailable() or f"{RUNNING} is set, and that server is not ours to stop",
 )
 
 
 @contextmanager
 def own_server(folder: Path) -> Iterator[Neo4jServer]:
-    with running_neo4j(available_versions()[0], folder) as server:
+    with running_neo4j(versions_to_test()[0], folder) as server:
         yield server
 
 
@@ -81,8 +81,8 @@ def test_a_server_needs_its_password(tmp_path: Path) -> None:
 def test_a_server_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     program = f"""
 from pathlib import Path
-from tests.neo4j_server import available_versions, running_neo4j
-with running_neo4j(available_versions()[0], Path({str(tmp_path)!r})):
+from tests.neo4j_server import versions_to_test, running_neo4j
+with running_neo4j(versions_to_test()[0], Path({str(tmp_path)!r})):
     print("ready", flush=True)
     input()
 """
@@ -107,7 +107,7 @@ def test_a_server_that_runs_already_is_used(
 ) -> None:
     monkeypatch.setenv(RUNNING, "bolt://somewhere:7687")
     monkeypatch.setenv("NEO4J_PASSWORD", "secret")
-    assert available_versions() == [RUNNING]
+    assert versions_to_test() == [RUNNING]
     with running_neo4j(RUNNING, tmp_path) as server:
         assert (server.uri, server.username) == ("bolt://somewhere:7687", "neo4j")
         assert server.password == "secret"

@@ -15,10 +15,9 @@ import pytest
 
 import service.app
 from tests.api.requests import answered, relate, remember, search, serving, supersede
-from tests.memory.conftest import NEO4J, GetServer, store_names
-from tests.memory.conftest import running_server as running_server
 from tests.neo4j_server import wipe
 from tests.service_process import clean_environment, running_service
+from tests.stores import NEO4J, GetServer, store_names
 
 Completed = subprocess.CompletedProcess[str]
 

@@ -5,7 +5,6 @@ import pytest
 
 import service.app
 from tests.api.requests import Client, serving
-from tests.memory.conftest import running_server as running_server
 from tests.memory.memories import unique_tenant
 
 

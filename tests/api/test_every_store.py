@@ -19,9 +19,9 @@ from tests.api.requests import (
     serving,
     supersede,
 )
-from tests.memory.conftest import NEO4J, GetServer, store_names
 from tests.memory.memories import unique_tenant
 from tests.neo4j_server import wipe
+from tests.stores import NEO4J, GetServer, store_names
 
 AT_FIRST = "2026-01-01T00:00:00Z"
 

@@ -1,12 +1,7 @@
-"""The stores that the contract holds for, each in a place of its own.
+"""Stores to hold to the contract, each in a place of its own."""
 
-Neo4j servers are real ones. Where none can be had, only SQLite is tested and the summary says why;
-with MEMORY_TEST_NEO4J_REQUIRED set that is a failure.
-"""
-
-import os
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, ExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager
 from functools import cache
 from pathlib import Path
 from typing import Protocol
@@ -17,36 +12,8 @@ from service.memory.neo4j_store import open_neo4j_store
 from service.memory.sqlite_store import open_sqlite_store
 from service.memory.store import EmbeddingModel, MemoryStore
 from tests.memory.memories import MODEL, unique_tenant
-from tests.neo4j_server import (
-    VERSIONS,
-    Neo4jServer,
-    available_versions,
-    running_neo4j,
-    why_unavailable,
-    wipe,
-)
-
-NEO4J = "neo4j-"
-REQUIRED = "MEMORY_TEST_NEO4J_REQUIRED"
-
-
-@cache
-def store_names() -> list[str]:
-    """The stores that can be tested here: sqlite, and neo4j-VERSION for each version."""
-    versions = available_versions()
-    if not versions and os.environ.get(REQUIRED):
-        versions = list(VERSIONS)
-    return ["sqlite", *(f"{NEO4J}{version}" for version in versions)]
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if store_names() == ["sqlite"]:
-        terminalreporter.line(f"Neo4j was not tested: {why_unavailable()}")
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "store_name" in metafunc.fixturenames:
-        metafunc.parametrize("store_name", store_names())
+from tests.neo4j_server import Neo4jServer, wipe
+from tests.stores import NEO4J, GetServer
 
 
 class OpenStore(Protocol):
@@ -55,21 +22,6 @@ class OpenStore(Protocol):
     def __call__(
         self, model: EmbeddingModel | None = MODEL, *, re_embedding: bool = False
     ) -> AbstractAsyncContextManager[MemoryStore]: ...
-
-
-GetServer = Callable[[str], Neo4jServer]
-
-
-@pytest.fixture(scope="session")
-def running_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GetServer]:
-    """Gives the server of a version, started when it is asked for first."""
-    with ExitStack() as servers:
-
-        @cache
-        def server_of(version: str) -> Neo4jServer:
-            return servers.enter_context(running_neo4j(version, tmp_path_factory.mktemp("neo4j")))
-
-        yield server_of
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ from service.memory.filters import matches
 from service.memory.model import Memory, Record
 from service.memory.neo4j_filters import searchable_predicate
 from service.memory.neo4j_store import Neo4jStore, open_neo4j_store
-from tests.memory.conftest import GetServer
 from tests.memory.memories import (
     DIRECTIONS,
     MODEL,
@@ -28,7 +27,8 @@ from tests.memory.memories import (
     selected,
     unique_tenant,
 )
-from tests.neo4j_server import Neo4jServer, available_versions, connected
+from tests.neo4j_server import Neo4jServer, connected, versions_to_test
+from tests.stores import GetServer
 
 pytestmark = pytest.mark.anyio
 
@@ -40,7 +40,7 @@ def opened(server: Neo4jServer) -> AbstractAsyncContextManager[Neo4jStore]:
     )
 
 
-@pytest.fixture(params=available_versions())
+@pytest.fixture(params=versions_to_test())
 def server(request: pytest.FixtureRequest, wiped_server: GetServer) -> Neo4jServer:
     """A server of each version that can be had."""
     return wiped_server(request.param)

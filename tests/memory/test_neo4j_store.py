@@ -15,7 +15,6 @@ from service.errors import EmbeddingModelMismatch, StoreLoadError, StoreUnavaila
 from service.memory.filters import parse_filter
 from service.memory.neo4j_store import Neo4jStore, open_neo4j_store
 from service.memory.store import EmbeddingModel
-from tests.memory.conftest import GetServer
 from tests.memory.memories import (
     MODEL,
     NOW,
@@ -30,16 +29,17 @@ from tests.memory.memories import (
 from tests.neo4j_server import (
     VERSIONS,
     Neo4jServer,
-    available_versions,
     running_neo4j,
+    versions_to_test,
     why_unavailable,
     wipe,
 )
+from tests.stores import GetServer
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=available_versions())
+@pytest.fixture(params=versions_to_test())
 def server(request: pytest.FixtureRequest, wiped_server: GetServer) -> Neo4jServer:
     """A server of each version that can be had."""
     return wiped_server(request.param)
@@ -348,10 +348,10 @@ async def test_a_server_that_is_cut_off_without_a_word_is_unavailable(server: Ne
 
 
 @pytest.mark.skipif(
-    not set(available_versions()) & set(VERSIONS),
+    not set(versions_to_test()) & set(VERSIONS),
     reason=why_unavailable() or "the server that runs already is not ours to stop",
 )
-@pytest.mark.parametrize("version", [v for v in available_versions() if v in VERSIONS] or [""])
+@pytest.mark.parametrize("version", [v for v in versions_to_test() if v in VERSIONS] or [""])
 async def test_what_was_acknowledged_outlives_the_server_and_the_store_finds_it_again(
     version: str, tmp_path: Path
 ) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tests.api.requests import Client, answered, search, serving, supersede
-from tests.memory.conftest import NEO4J, GetServer, store_names
 from tests.memory.scenario import Scenario, ScenarioMemory, load_scenario
 from tests.neo4j_server import wipe
+from tests.stores import NEO4J, GetServer, store_names
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from service.memory.store import (
     Selection,
 )
 from service.memory.words import Candidate, WordMatch, indexed_words, query_words_of, rank_by_words
-from tests.memory.conftest import GetServer, opener, store_names
+from tests.memory.conftest import opener
 from tests.memory.memories import (
     DIRECTIONS,
     QUERIES,
@@ -39,6 +39,7 @@ from tests.memory.memories import (
     selected,
     unique_tenant,
 )
+from tests.stores import GetServer, store_names
 
 IDS = [f"id-{number}" for number in range(12)]
 TYPES = ["CAUSES", "RELATED_TO", "their own"]
