@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from tqdm import tqdm
 
-from service.app import MODEL_NOT_SET, open_embedder_of, store_address
+from service.app import MODEL_NOT_SET, TENANT, open_embedder_of, store_address
 from service.embedding.manifest import read_manifest
 from service.errors import InvalidInput, InvalidSettings, StoreLoadError
 from service.memory import open_store
@@ -101,7 +101,10 @@ async def _load(settings: Settings, file: Path) -> None:
         model = _model_of(settings)
         store = await opened.enter_async_context(open_store(store_address(settings), model))
         embedding = _LazyEmbedder(settings, store, opened)
-        await _report(load(store, _lines(file), tenant=None, embed=embedding.embed), None)
+        loading = load(
+            store, _lines(file), tenant=TENANT, other_tenants=True, embed=embedding.embed
+        )
+        await _report(loading, None)
 
 
 async def _migrate(settings: Settings, source: str, target: str) -> None:
@@ -113,7 +116,9 @@ async def _migrate(settings: Settings, source: str, target: str) -> None:
         async with open_store(msgspec.structs.replace(address, url=target), model) as destination:
             pieces = dump(origin, now=datetime.now(UTC), embeddings=True)
             lines = lines_of(piece async for piece, _ in pieces)
-            loading = load(destination, lines, tenant=None, embed=_nothing_to_embed)
+            loading = load(
+                destination, lines, tenant=TENANT, other_tenants=True, embed=_nothing_to_embed
+            )
             await _report(loading, await _count(origin))
 
 

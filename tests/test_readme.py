@@ -12,8 +12,10 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
-from service.settings import PREFIX, Settings, describe
+from service.settings import Settings, describe, variable_of
+from tests.neo4j_server import versions_to_test, wipe
 from tests.service_process import REPOSITORY, clean_environment
+from tests.stores import GetServer
 
 README = (REPOSITORY / "README.md").read_text()
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -22,7 +24,12 @@ DEADLINE_SECONDS = 300
 SERVE = "pip install uv && uv run python -m service"
 TEST = "pip install uv && uv run pytest"
 EXPORT = "uv run --extra export python -m export"
-CHECK = "uv run python -m service check"
+CHECK = "uv run python -m service check | tail -6"
+REMEMBER = "curl -s http://127.0.0.1:8080/memories"
+RECALL = "curl -s http://127.0.0.1:8080/recall"
+EMBED = "curl -s http://127.0.0.1:8080/v1/embeddings"
+EXPORT_MEMORIES = "curl -s 'http://127.0.0.1:8080/export?embeddings=true' > memories.jsonl"
+MIGRATE = "uv run python -m service migrate --from sqlite:///copy.db --to neo4j://127.0.0.1:7687"
 PRODUCTION = "uv sync --no-default-groups"
 
 
@@ -121,10 +128,14 @@ def test_no_command_is_left_out() -> None:
     assert beginnings == [
         SERVE,
         TEST,
-        "curl -s http://127.0.0.1:8080/v1/embeddings",
+        REMEMBER,
+        RECALL,
+        EMBED,
         EXPORT,
         CHECK,
         "from openai import OpenAI",
+        EXPORT_MEMORIES,
+        MIGRATE,
         PRODUCTION,
     ]
 
@@ -141,13 +152,36 @@ def test_the_first_command_builds_and_serves_the_starter_model(clone: Path, port
 
 
 def test_curl_gets_the_embedding_that_is_shown(clone: Path, port: str) -> None:
-    curl = block("curl")
+    curl = block(EMBED)
     done = run(curl.code.replace(":8080", f":{port}"), clone)
     assert masked(done.stdout) == masked(curl.output)
     # The last number may be cut off, and processors round int8 differently.
     shown = numbers(curl.output)[:-1]
     assert len(shown) > 3
     assert numbers(done.stdout)[:-1] == pytest.approx(shown, abs=0.01)
+
+
+def test_a_memory_is_remembered_and_recalled_as_is_shown(clone: Path, port: str) -> None:
+    for beginning in (REMEMBER, RECALL):
+        curl = block(beginning)
+        done = run(curl.code.replace(":8080", f":{port}"), clone)
+        shown, got = (re.sub(r"[\d.-]+", "#", text.strip()) for text in (curl.output, done.stdout))
+        assert got == shown
+
+
+def test_memories_move_between_stores(clone: Path, port: str, running_server: GetServer) -> None:
+    done = run(block(EXPORT_MEMORIES).code.replace(":8080", f":{port}"), clone)
+    assert done.returncode == 0, done.stderr
+    assert "created 1" in done.stderr
+    for version in versions_to_test()[-1:]:
+        server = running_server(version)
+        wipe(server)
+        command = block(MIGRATE).code.replace("neo4j://127.0.0.1:7687", server.uri)
+        login = {"NEO4J_USERNAME": server.username, "NEO4J_PASSWORD": server.password}
+        done = run(command, clone, **login)
+        wipe(server)
+        assert done.returncode == 0, done.stderr
+        assert "created 1" in done.stderr
 
 
 def test_the_official_client_prints_what_is_shown(clone: Path, port: str) -> None:
@@ -184,10 +218,11 @@ def test_the_export_command_says_how_to_get_the_weights(clone: Path) -> None:
 def test_the_settings_are_those_of_the_service() -> None:
     defaults = msgspec.structs.asdict(Settings())
     expected = [
-        f"| `{PREFIX}{name.upper()}` | {'' if value is None else value} | {describe(name)} |"
+        f"| `{variable_of(name)}` | {'' if value is None else value} | {describe(name)} |"
         for name, value in defaults.items()
     ]
-    table = [line for line in README.splitlines() if line.startswith(f"| `{PREFIX}")]
+    lines = (REPOSITORY / "service" / "README.md").read_text().splitlines()
+    table = [line for line in lines if line.startswith("| `")]
     assert table == expected
 
 

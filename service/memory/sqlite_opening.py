@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from service.errors import EmbeddingModelMismatch, StoreLoadError
+from service.errors import EmbeddingModelMismatch, StoreInUse, StoreLoadError
 from service.memory.matrix import Effects, Matrix, MatrixRow
 from service.memory.matrix_snapshot import read_snapshot
 from service.memory.sqlite_schema import current_change, migrate, read_meta, settle_model
@@ -54,7 +54,7 @@ def locked(path: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             owner = os.read(descriptor, 20).decode(errors="replace").strip()
-            raise StoreLoadError(
+            raise StoreInUse(
                 f"the store {path} is in use by process {owner or 'unknown'}; stop that first, or "
                 "give this one another store"
             ) from None

@@ -115,19 +115,20 @@ async def load(
     store: MemoryStore,
     lines: AsyncIterable[bytes],
     *,
-    tenant: str | None,
+    tenant: str,
+    other_tenants: bool = False,
     embed: EmbedMemories,
 ) -> AsyncIterator[Progress]:
     """Write the lines of a dump into a store; gives how far it is now and then, and at the end.
 
-    All lines are of `tenant`, or of those that the dump names where that is None. Embeddings are
+    Lines are of `tenant` until the dump names another, if `other_tenants` may be. Embeddings are
     taken over where they are of the store's model, and are made anew otherwise. What is already
     there stays; a line that was changed since replaces what is older.
 
     Raises:
         InvalidInput: a line is not one of a dump; those before it were written.
     """
-    loading = _Loading(store, tenant, embed, (await store.info()).embedding_model)
+    loading = _Loading(store, tenant, other_tenants, embed, (await store.info()).embedding_model)
     try:
         async for line in lines:
             if line.strip() and await loading.take(line):
@@ -146,13 +147,14 @@ class _Loading:
     def __init__(
         self,
         store: MemoryStore,
-        tenant: str | None,
+        tenant: str,
+        other_tenants: bool,
         embed: EmbedMemories,
         model: EmbeddingModel,
     ) -> None:
         self.progress = Progress()
         self._store = store
-        self._only_tenant = tenant
+        self._other_tenants = other_tenants
         self._tenant = tenant
         self._embed = embed
         self._model = model
@@ -188,8 +190,6 @@ class _Loading:
         relations, self._relations = self._relations, []
         if not memories and not relations:
             return
-        if self._tenant is None:
-            raise self._invalid('expected a line {"type": "tenant", "tenant": ...} before this one')
         if memories:
             records = await self._records(memories)
             for outcome in await self._store.load(self._tenant, records):
@@ -236,7 +236,7 @@ class _Loading:
         )
 
     def _enter(self, tenant: str) -> None:
-        if self._only_tenant is not None and tenant != self._only_tenant:
+        if tenant != self._tenant and not self._other_tenants:
             raise self._invalid(
                 "this dump is of several tenants; load it with: python -m service load"
             )

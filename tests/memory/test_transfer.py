@@ -78,7 +78,13 @@ async def lines(text: bytes) -> AsyncIterator[bytes]:
 async def loaded(
     store: MemoryStore, text: bytes, embed: Texts | None = None, *, tenant: str | None = None
 ) -> Progress:
-    loading = load(store, lines(text), tenant=tenant, embed=embed or Texts())
+    loading = load(
+        store,
+        lines(text),
+        tenant=tenant or "default",
+        other_tenants=tenant is None,
+        embed=embed or Texts(),
+    )
     return [progress async for progress in loading][-1]
 
 
@@ -152,10 +158,14 @@ async def test_a_format_of_the_future_is_refused(filled: MemoryStore, tmp_path: 
         await loaded(filled, text)
 
 
-async def test_lines_of_no_tenant_are_refused(filled: MemoryStore) -> None:
-    text = b"\n".join((await text_of(filled)).splitlines()[2:])
-    with pytest.raises(InvalidInput, match=r"expected a line .* before this one"):
-        await loaded(filled, text)
+async def test_lines_that_name_no_tenant_are_of_the_one_that_is_loaded_into(
+    filled: MemoryStore, tmp_path: Path
+) -> None:
+    header, _, *rest = (await text_of(filled)).splitlines()
+    text = b"\n".join([header, *rest[:3]])
+    async with open_sqlite_store(tmp_path / "copy.db", MODEL) as copy:
+        await loaded(copy, text)
+        assert await copy.tenants() == ["default"]
 
 
 async def test_what_is_forgotten_is_not_dumped(filled: MemoryStore) -> None:
