@@ -27,6 +27,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.draw import draw_lines  # noqa: E402
 from benchmarks.machine import save_report  # noqa: E402
 from benchmarks.synthetic_memories import (  # noqa: E402
     DIMENSIONS,
@@ -227,6 +228,20 @@ def main() -> None:
             print(json.dumps({f"{store}, {size:,}": figures}, indent=1))
             if options.save:
                 save_report(options.save, __doc__.splitlines()[0], results)
+    if options.save:
+        draw_lines(
+            _lines(results), "memories", "p50 of a search, ms", options.save.with_suffix(".svg")
+        )
+
+
+def _lines(results: dict[str, Any]) -> dict[str, dict[float, float]]:
+    lines: dict[str, dict[float, float]] = {}
+    for place, figures in results.items():
+        store, _, size = place.partition(", ")
+        for kind in ("vector, all", "vector, 1 %", "hybrid, all"):
+            line = lines.setdefault(f"{store}: {kind}", {})
+            line[int(size.replace(",", ""))] = figures["search"][kind]["p50_ms"]
+    return lines
 
 
 if __name__ == "__main__":

@@ -29,3 +29,19 @@ def draw_bars(
     axes.legend(frameon=False, fontsize="small")
     drawing.tight_layout()
     drawing.savefig(path, metadata={"Date": None})
+
+
+def draw_lines(
+    results: Mapping[str, Mapping[float, float]], x_label: str, y_label: str, path: Path
+) -> None:
+    """One line for each name, both axes logarithmic; an SVG file."""
+    drawing, axes = plt.subplots(figsize=(9, 4))
+    for name, points in results.items():
+        dashes = "--" if "1 %" in name else "-"
+        axes.loglog(list(points), list(points.values()), dashes, marker="o", label=name)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    drawing.tight_layout()
+    drawing.savefig(path, metadata={"Date": None})

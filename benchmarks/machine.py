@@ -9,7 +9,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("onnxruntime", "numpy", "torch", "transformers", "sentence-transformers", "optimum")
+_PACKAGES = (
+    "onnxruntime",
+    "numpy",
+    "neo4j",
+    "numkong",
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "optimum",
+)
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 
 
