@@ -127,6 +127,7 @@ class Memories:
         Raises:
             MemoryNotFound: there is no such memory.
             InvalidInput: a field, or the text, is not valid.
+            Conflict: the id of its own is that of a memory that does not supersede this one.
             IdempotencyKeyReused: the key was used for another request.
         """
         if request and (kept := await self._kept_results(tenant, request)):
@@ -142,6 +143,12 @@ class Memories:
             own_id=given.id is not None,
         )
         (result,) = await self._write(tenant, [draft], now, request)
+        there = result.memory
+        if result.outcome == "unchanged" and there is not None and there.supersedes != id:
+            raise Conflict(
+                f"the memory {there.id!r} is there already and does not supersede {id!r}; send "
+                "another id, or none"
+            )
         return Kept(result, bool(truncated)), False
 
     async def get(self, tenant: str, id: str, as_of: datetime | None = None) -> Memory:

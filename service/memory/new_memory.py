@@ -25,7 +25,10 @@ Id = Annotated[
 ]
 Name = Annotated[str, Meta(min_length=1, max_length=256, pattern=_NO_CONTROL)]
 Tag = Annotated[str, Meta(min_length=1, max_length=128, pattern=_NO_CONTROL)]
-Content = Annotated[str, Meta(min_length=1, max_length=MAX_CONTENT, description="The text.")]
+Content = Annotated[
+    str,
+    Meta(min_length=1, max_length=MAX_CONTENT, pattern=r"\S", description="The text."),
+]
 Title = Annotated[
     str,
     Meta(

@@ -83,7 +83,7 @@ async def search(
     word of the query. `hybrid` finds what either finds, and adds up the reciprocals of the ranks,
     of which that by words counts as the square of the share of the query's words that a memory has:
     one word in common with a question says little, all of them say as much as the meaning does.
-    With `min_similarity` only memories at least so near are matching, in every mode.
+    `min_similarity` leaves out what is less near, in every mode.
     """
     arm_limit = limit if mode == "vector" else max(limit, ARM_LIMIT)
     words = query_words_of(query)

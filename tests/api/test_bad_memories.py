@@ -320,3 +320,10 @@ def test_any_json_is_carried_out_or_refused_and_never_breaks(
     if response.status_code >= 400:
         assert response.json()["detail"]
         assert everything(filled) == before
+
+
+@pytest.mark.parametrize("content", ["", " ", "\n\t ", "\u2003"])
+def test_content_without_anything_to_read_is_refused(http: Client, content: str) -> None:
+    response = http.post("/memories", json={"content": content})
+    assert response.status_code == 422
+    assert answered(http.get("/stats"))["memories"] == 0

@@ -108,3 +108,21 @@ def test_forgetting_the_successor_makes_its_predecessor_valid_again(http: Client
     first = answered(http.get("/memories/first"))
     assert (first["superseded_by"], first["valid_to"]) == (None, None)
     assert search(http, "What does Ada like?") == ["first"]
+
+
+def test_superseding_again_with_the_same_own_id_changes_nothing(http: Client) -> None:
+    remember(http, "Ada likes tea.", id="tea")
+    body = {"id": "coffee", "content": "Ada likes coffee."}
+    new = created(http.post("/memories/tea/supersede", json=body))
+    again = http.post("/memories/tea/supersede", json=body)
+    assert again.status_code == 200
+    assert again.json() == new
+
+
+def test_a_memory_that_is_there_already_cannot_become_a_successor(http: Client) -> None:
+    remember(http, "Ada likes tea.", id="tea")
+    remember(http, "Ada likes coffee.", id="coffee")
+    for id, content in (("coffee", "Ada likes coffee."), ("tea", "Ada likes tea.")):
+        response = http.post("/memories/tea/supersede", json={"id": id, "content": content})
+        assert "does not supersede 'tea'" in refused(response, 409, "conflict")
+    assert answered(http.get("/memories/tea"))["superseded_by"] is None
