@@ -159,7 +159,13 @@ def _recall(
     everything: Embeddings,
     passing: "np.ndarray[Any, Any]",
 ) -> float:
-    similarities = queries.astype(np.float64) @ everything[passing].astype(np.float64).T
+    similarities = np.concatenate(
+        [
+            queries.astype(np.float64) @ everything[rows].astype(np.float64).T
+            for rows in np.array_split(passing, -(-len(passing) // 50_000))
+        ],
+        axis=1,
+    )
     k = min(K, len(passing))
     nearest = np.argpartition(-similarities, k - 1, axis=1)[:, :k]
     right = [

@@ -18,6 +18,7 @@ WORDS_PER_MEMORY = 40
 VOCABULARY = 20_000
 STARTED = datetime(2026, 1, 1, tzinfo=UTC)
 
+_AT_ONCE = 50_000  # float64 takes eight times the memory meanwhile
 _TOPICS, _SUBTOPICS, _RANK = 60, 40, 200
 
 Embeddings = npt.NDArray[np.float32]
@@ -37,6 +38,13 @@ class SyntheticMemories:
 
     def embeddings(self, count: int) -> Embeddings:
         """Unit vectors: (count, DIMENSIONS)."""
+        made = np.empty((count, DIMENSIONS), np.float32)
+        for first in range(0, count, _AT_ONCE):
+            block = made[first : first + _AT_ONCE]
+            block[:] = self._block(len(block))
+        return made
+
+    def _block(self, count: int) -> Embeddings:
         centres = self._centres[self._random.integers(len(self._centres), size=count)]
         coordinates = centres + 0.6 * self._spectrum * self._random.standard_normal((count, _RANK))
         vectors = coordinates @ self._directions

@@ -164,7 +164,7 @@ class RecallAnswer(msgspec.Struct, kw_only=True):
                         "results": [
                             {
                                 "memory": MEMORY_EXAMPLE,
-                                "similarity": 0.612345,
+                                "similarity": 0.618975,
                                 "explanation": {
                                     "rank_by_meaning": 1,
                                     "rank_by_words": 2,
@@ -250,7 +250,7 @@ async def search_memories(
                         "citations": [
                             {
                                 "id": MEMORY_EXAMPLE["id"],
-                                "similarity": 0.612345,
+                                "similarity": 0.618975,
                                 "snippet": "Ada prefers tea to coffee, without milk.",
                             }
                         ],
