@@ -39,6 +39,7 @@ def names(server: Neo4jServer) -> list[str]:
         return driver.execute_query("MATCH (n:Named) RETURN n.name AS name").records[0].values()
 
 
+@pytest.mark.slow
 @needs_own_server
 def test_a_server_keeps_its_data_and_address_when_it_is_killed_and_started(tmp_path: Path) -> None:
     with own_server(tmp_path) as server:
@@ -54,6 +55,7 @@ def test_a_server_keeps_its_data_and_address_when_it_is_killed_and_started(tmp_p
         assert names(server) == ["ada"]
 
 
+@pytest.mark.slow
 @needs_own_server
 def test_wiping_deletes_nodes_indexes_and_constraints(tmp_path: Path) -> None:
     with own_server(tmp_path) as server:
@@ -69,6 +71,7 @@ def test_wiping_deletes_nodes_indexes_and_constraints(tmp_path: Path) -> None:
             assert {kind["type"] for kind in kinds} == {"LOOKUP"}
 
 
+@pytest.mark.slow
 @needs_own_server
 def test_a_server_needs_its_password(tmp_path: Path) -> None:
     with own_server(tmp_path) as server:
@@ -77,6 +80,7 @@ def test_a_server_needs_its_password(tmp_path: Path) -> None:
             driver.verify_connectivity()
 
 
+@pytest.mark.slow
 @needs_own_server
 def test_a_server_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     program = f"""

@@ -347,6 +347,7 @@ async def test_a_server_that_is_cut_off_without_a_word_is_unavailable(server: Ne
             await store.ping()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not set(versions_to_test()) & set(VERSIONS),
     reason=why_unavailable() or "the server that runs already is not ours to stop",
