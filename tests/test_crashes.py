@@ -9,7 +9,7 @@ import random
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -184,7 +184,7 @@ def test_the_service_may_be_killed_while_it_writes_to_sqlite(
 
 def check_sqlite(path: Path) -> None:
     """No orphans, and a full-text index that has every memory."""
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
         connection.execute("INSERT INTO fts (fts, rank) VALUES ('integrity-check', 1)")

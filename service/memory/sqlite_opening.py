@@ -114,16 +114,20 @@ def connect(path: Path, cache: int) -> sqlite3.Connection:
     """A connection with this many KiB of cache; transactions are begun and ended by hand."""
     # One thread uses a connection at a time; the thread that closes it may be another.
     connection = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False)
-    for setting in (
-        "journal_mode = WAL",
-        "synchronous = FULL",
-        "foreign_keys = ON",
-        # Overwrites what is deleted, where that costs no further writing.
-        "secure_delete = FAST",
-        f"cache_size = -{cache}",
-        f"wal_autocheckpoint = {_CHECKPOINT_PAGES}",
-    ):
-        connection.execute(f"PRAGMA {setting}").fetchall()
+    try:
+        for setting in (
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "foreign_keys = ON",
+            # Overwrites what is deleted, where that costs no further writing.
+            "secure_delete = FAST",
+            f"cache_size = -{cache}",
+            f"wal_autocheckpoint = {_CHECKPOINT_PAGES}",
+        ):
+            connection.execute(f"PRAGMA {setting}").fetchall()
+    except BaseException:  # such as that the file is none of SQLite's
+        connection.close()
+        raise
     return connection
 
 
