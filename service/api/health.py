@@ -11,7 +11,7 @@ from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import Example
 
 import service
-from service.api.problems import Problem, ProblemDocument, answer
+from service.api.problems import Problem, answer, problem_spec
 from service.embedding.embedder import Limits
 from service.embedding.manifest import Parity, Relevance, Source
 from service.errors import ServiceError
@@ -157,12 +157,7 @@ async def live() -> Live:
             description="It does.",
             examples=[Example(value={"ready": True})],
         ),
-        503: ResponseSpec(
-            ProblemDocument,
-            generate_examples=False,
-            media_type="application/problem+json",
-            description="It does not; `detail` says why.",
-        ),
+        503: problem_spec("It does not; `detail` says why."),
     },
 )
 async def ready(

@@ -11,7 +11,7 @@ from service.errors import InvalidFilter, InvalidInput
 from service.memory.filters import EVERYTHING, Filter, parse_filter
 from service.memory.memories import Kept, RequestKey, fingerprint
 from service.memory.model import Memory
-from service.memory.new_memory import in_utc
+from service.memory.new_memory import optional_in_utc
 
 AsOf = Annotated[
     datetime | None,
@@ -107,7 +107,7 @@ def time_from_query(given: datetime | None) -> datetime | None:
     Raises:
         InvalidInput: it is not within the years 1 to 9999 there.
     """
-    return None if given is None else in_utc(given, "as_of")
+    return optional_in_utc(given, "as_of")
 
 
 def request_key(key: str | None, action: str, request: msgspec.Struct) -> RequestKey | None:

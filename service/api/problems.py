@@ -123,7 +123,8 @@ OPENAI_ERRORS = {
 }
 
 
-def _problem(description: str) -> ResponseSpec:
+def problem_spec(description: str) -> ResponseSpec:
+    """How a route documents that it answers with a problem."""
     return ResponseSpec(
         ProblemDocument,
         generate_examples=False,
@@ -133,11 +134,11 @@ def _problem(description: str) -> ResponseSpec:
 
 
 MEMORY_ERRORS = {
-    404: _problem("There is no such memory."),
-    409: _problem("What is kept already stands against it; nothing was written."),
-    422: _problem("The request is not valid; `detail` names the place. Nothing was written."),
-    429: _problem("The queue is full; `Retry-After` says when there should be room."),
-    503: _problem("The store does not answer; repeat the request after `Retry-After` seconds."),
+    404: problem_spec("There is no such memory."),
+    409: problem_spec("What is kept already stands against it; nothing was written."),
+    422: problem_spec("The request is not valid; `detail` names the place. Nothing was written."),
+    429: problem_spec("The queue is full; `Retry-After` says when there should be room."),
+    503: problem_spec("The store does not answer; repeat the request after `Retry-After` seconds."),
 }
 
 

@@ -51,6 +51,8 @@ MAX_DEPTH = 16
 MAX_CONDITIONS = 512  # counting `all`, `any`, `not` and objects, too
 MAX_VALUES = 4_096  # in all lists of a filter together
 
+# As SQL and Cypher write them.
+SIGNS: dict[ComparisonOperator, str] = {"lt": "<", "lte": "<=", "gt": ">", "gte": ">="}
 COMPARISONS: dict[ComparisonOperator, Callable[[float, float], bool]] = {
     "lt": operator.lt,
     "lte": operator.le,

@@ -153,6 +153,49 @@ def content_hash(memory: Memory) -> str:
     return hashlib.sha256(msgspec.json.encode(scope)).hexdigest()
 
 
+def is_forgotten(memory: Memory, now: datetime) -> bool:
+    """Whether a memory has expired."""
+    return memory.expires_at is not None and memory.expires_at <= now
+
+
+def in_place_of(there: Memory, memory: Memory) -> Memory:
+    """The memory as it is kept when it takes the place of one with its id."""
+    return msgspec.structs.replace(
+        memory,
+        created_at=there.created_at,
+        valid_to=there.valid_to if there.superseded_by else memory.valid_to,
+        supersedes=there.supersedes,
+        superseded_by=there.superseded_by,
+        version=there.version + 1,
+    )
+
+
+def changed_to(there: Memory, memory: Memory) -> Memory:
+    """The memory as it is kept when a change puts its fields in the place of those it has."""
+    return msgspec.structs.replace(
+        in_place_of(there, memory),
+        user_id=there.user_id,
+        agent_id=there.agent_id,
+        session_id=there.session_id,
+        valid_from=there.valid_from,
+        valid_to=there.valid_to,
+    )
+
+
+def relations_of(draft: Draft, now: datetime) -> list[Relation]:
+    """The relations that are made with a draft."""
+    return [
+        Relation(
+            source=draft.memory.id,
+            target=new.target,
+            relation_type=new.relation_type,
+            weight=new.weight,
+            created_at=now,
+        )
+        for new in draft.relations
+    ]
+
+
 def new_id(now: datetime) -> str:
     """A UUID of version 7 (RFC 9562): ids sort by the time they were made."""
     milliseconds = to_microseconds(now) // 1000

@@ -7,6 +7,7 @@ properties are never removed from a database.
 from typing import Any, NamedTuple
 
 from service.memory.filters import (
+    SIGNS,
     All,
     Any_,
     ComparisonOperator,
@@ -43,8 +44,6 @@ SEARCHABLE_FIELDS = (
 
 # Kept as NEVER where they are not set.
 OPEN_TIMES = ("valid_to", "expires_at")
-
-_OPERATORS: dict[ComparisonOperator, str] = {"lt": "<", "lte": "<=", "gt": ">", "gte": ">="}
 
 
 class Predicate(NamedTuple):
@@ -140,9 +139,9 @@ def _sides(filter_: Filter) -> list[tuple[str, str]]:
         case TimeIn(field, values) if _kept_times(field, values):
             return [(field, "value")]
         case NumberCompare(field, comparison, _):
-            return [(field, _OPERATORS[comparison][0])]
+            return [(field, SIGNS[comparison][0])]
         case TimeCompare(field, comparison, _):
-            sides = {_OPERATORS[comparison][0]} | ({"<"} if field in OPEN_TIMES else set())
+            sides = {SIGNS[comparison][0]} | ({"<"} if field in OPEN_TIMES else set())
             return [(field, side) for side in sides]
         case _:
             return []
@@ -169,7 +168,7 @@ class _Cypher:
             case TimeIn(field, values):
                 return f"m.{field} IN {self.value(_kept_times(field, values))}"
             case NumberCompare(field, comparison, value):
-                return f"m.{field} {_OPERATORS[comparison]} {self.value(value)}"
+                return f"m.{field} {SIGNS[comparison]} {self.value(value)}"
             case TimeCompare(field, comparison, value):
                 return self._time_compare(field, comparison, value)
             case MetadataIn(key, values):
@@ -179,7 +178,7 @@ class _Cypher:
                 return (
                     "any(i IN range(0, size(m.metadata_numbers) - 1) "
                     f"WHERE m.metadata_number_keys[i] = {self.value(key)} "
-                    f"AND {at} {_OPERATORS[comparison]} {self.value(value)})"
+                    f"AND {at} {SIGNS[comparison]} {self.value(value)})"
                 )
             case Under(context):
                 below = self.value(f"{context}/")
@@ -209,7 +208,7 @@ class _Cypher:
             # One bound, below NEVER, which is no time.
             bound = min(time, NEVER) if comparison == "lt" else min(time + 1, NEVER)
             return f"m.{field} < {self.value(bound)}"
-        compared = f"m.{field} {_OPERATORS[comparison]} {self.value(time)}"
+        compared = f"m.{field} {SIGNS[comparison]} {self.value(time)}"
         return f"{compared} AND m.{field} < {NEVER}" if field in OPEN_TIMES else compared
 
     def _metadata_in(self, key: str, values: tuple[str | float | bool | None, ...]) -> str:

@@ -16,7 +16,11 @@ from service.memory.model import (
     Record,
     Relation,
     Remembered,
+    changed_to,
     content_hash,
+    in_place_of,
+    is_forgotten,
+    relations_of,
     to_microseconds,
 )
 from service.memory.neo4j_changes import Changes, write_relations
@@ -112,10 +116,10 @@ async def _remember(changes: Changes, draft: Draft, now: datetime) -> Remembered
             return Remembered(outcome="conflict", memory=there)
         if missing := await _missing_targets(changes, draft, now):
             return Remembered(outcome="missing_target", missing=missing)
-        _relate(changes, draft, now)
+        changes.relate(relations_of(draft, now))
         if not draft.replace:
             return Remembered(outcome="unchanged", memory=there)
-        replaced = _in_place_of(there, draft.memory)
+        replaced = in_place_of(there, draft.memory)
         changes.put(replaced, draft.embedding)
         return Remembered(outcome="replaced", memory=replaced)
     if not draft.own_id and draft.memory.supersedes is None:
@@ -135,7 +139,7 @@ async def _create(changes: Changes, draft: Draft, now: datetime) -> Remembered:
         successor = older.superseded_by
         while successor is not None:
             newer = await changes.memory(successor)
-            if newer is None or not _is_forgotten(newer, now):
+            if newer is None or not is_forgotten(newer, now):
                 return Remembered(outcome="already_superseded", memory=newer)
             forgotten.append(newer.id)
             successor = newer.superseded_by
@@ -150,7 +154,7 @@ async def _create(changes: Changes, draft: Draft, now: datetime) -> Remembered:
             msgspec.structs.replace(older, superseded_by=memory.id, valid_to=memory.valid_from)
         )
     changes.put(memory, draft.embedding)
-    _relate(changes, draft, now)
+    changes.relate(relations_of(draft, now))
     return Remembered(outcome="created", memory=memory)
 
 
@@ -194,14 +198,7 @@ async def update(
             f"expected version {expected_version} of memory {memory.id}, and it has "
             f"{there.version}; read it again"
         )
-    updated = msgspec.structs.replace(
-        _in_place_of(there, memory),
-        user_id=there.user_id,
-        agent_id=there.agent_id,
-        session_id=there.session_id,
-        valid_from=there.valid_from,
-        valid_to=there.valid_to,
-    )
+    updated = changed_to(there, memory)
     changes.put(updated, embedding)
     return updated
 
@@ -275,11 +272,7 @@ async def unrelate(
 
 async def _there(changes: Changes, id: str, now: datetime) -> Memory | None:
     memory = await changes.memory(id)
-    return None if memory is None or _is_forgotten(memory, now) else memory
-
-
-def _is_forgotten(memory: Memory, now: datetime) -> bool:
-    return memory.expires_at is not None and memory.expires_at <= now
+    return None if memory is None or is_forgotten(memory, now) else memory
 
 
 def _duplicate(changes: Changes, memory: Memory, now: datetime) -> Memory | None:
@@ -287,7 +280,7 @@ def _duplicate(changes: Changes, memory: Memory, now: datetime) -> Memory | None
     same = [
         other
         for other in changes.with_content(content_hash(memory))
-        if other.superseded_by is None and not _is_forgotten(other, now)
+        if other.superseded_by is None and not is_forgotten(other, now)
     ]
     return min(same, key=lambda other: (-to_microseconds(other.created_at), other.id), default=None)
 
@@ -295,28 +288,3 @@ def _duplicate(changes: Changes, memory: Memory, now: datetime) -> Memory | None
 async def _missing_targets(changes: Changes, draft: Draft, now: datetime) -> tuple[str, ...]:
     targets = dict.fromkeys(relation.target for relation in draft.relations)
     return tuple([id for id in targets if await _there(changes, id, now) is None])
-
-
-def _relate(changes: Changes, draft: Draft, now: datetime) -> None:
-    changes.relate(
-        Relation(
-            source=draft.memory.id,
-            target=relation.target,
-            relation_type=relation.relation_type,
-            weight=relation.weight,
-            created_at=now,
-        )
-        for relation in draft.relations
-    )
-
-
-def _in_place_of(there: Memory, memory: Memory) -> Memory:
-    """The memory as it is kept when it takes the place of one with its id."""
-    return msgspec.structs.replace(
-        memory,
-        created_at=there.created_at,
-        valid_to=there.valid_to if there.superseded_by else memory.valid_to,
-        supersedes=there.supersedes,
-        superseded_by=there.superseded_by,
-        version=there.version + 1,
-    )

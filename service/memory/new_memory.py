@@ -7,6 +7,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from service.errors import InvalidInput
+from service.memory.filters import TIME_FIELDS
 from service.memory.model import SUPERSEDES, Memory, NewRelation
 
 MAX_CONTENT = 65_536
@@ -119,38 +120,35 @@ class NewMemory(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 _SAID_BY_CLIENTS = set(NewMemory.__struct_fields__) & set(Memory.__struct_fields__)
 
 
-class Successor(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """What takes the place of a memory; what is not given stays as it was there."""
+class Changeable(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What stays as it was where it is not given."""
 
-    content: Content
     memory_type: MemoryType | UnsetType = UNSET
     tags: Tags | UnsetType = UNSET
     metadata: Metadata | UnsetType = UNSET
     importance: Importance | UnsetType = UNSET
     context: Context | UnsetType | None = UNSET
     title: Title | UnsetType | None = UNSET
-    id: Id | None = None
-    valid_from: Time | None = None
     expires_at: Time | UnsetType | None = UNSET
-    relations: Annotated[list[GivenRelation], Meta(max_length=64)] = []
     truncate: bool = False
 
 
-class Changes(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class Successor(Changeable, kw_only=True, forbid_unknown_fields=True):
+    """What takes the place of a memory; what is not given stays as it was there."""
+
+    content: Content
+    id: Id | None = None
+    valid_from: Time | None = None
+    relations: Annotated[list[GivenRelation], Meta(max_length=64)] = []
+
+
+class Changes(Changeable, kw_only=True, forbid_unknown_fields=True):
     """What to change of a memory: null clears a field, and what is not given stays.
 
     Lists and objects are replaced as a whole.
     """
 
     content: Content | UnsetType = UNSET
-    memory_type: MemoryType | UnsetType = UNSET
-    tags: Tags | UnsetType = UNSET
-    metadata: Metadata | UnsetType = UNSET
-    importance: Importance | UnsetType = UNSET
-    context: Context | UnsetType | None = UNSET
-    title: Title | UnsetType | None = UNSET
-    expires_at: Time | UnsetType | None = UNSET
-    truncate: bool = False
 
 
 def begin_memory(given: NewMemory, *, id: str, now: datetime) -> Memory:
@@ -174,7 +172,7 @@ def begin_memory(given: NewMemory, *, id: str, now: datetime) -> Memory:
         created_at=now,
         updated_at=now,
         valid_from=now if given.valid_from is None else in_utc(given.valid_from, "valid_from"),
-        expires_at=_optional_time(given.expires_at, "expires_at"),
+        expires_at=optional_in_utc(given.expires_at, "expires_at"),
     )
     _check_expiry(memory, now)
     return memory
@@ -234,11 +232,7 @@ def checked_memory(memory: Memory) -> Memory:
         msgspec.convert(said, NewMemory)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"memory {memory.id[:128]!r}: {error}") from None
-    times = {
-        name: time and in_utc(time, name)
-        for name in ("created_at", "updated_at", "valid_from", "valid_to", "expires_at")
-        for time in [getattr(memory, name)]
-    }
+    times = {name: optional_in_utc(getattr(memory, name), name) for name in TIME_FIELDS}
     return msgspec.structs.replace(
         memory,
         **times,
@@ -287,6 +281,15 @@ def check_relation(source: str, target: str, relation_type: str) -> None:
         )
 
 
+def optional_in_utc(time: datetime | None, parameter: str) -> datetime | None:
+    """The same moment in UTC, if there is one.
+
+    Raises:
+        InvalidInput: it is not within the years 1 to 9999 there.
+    """
+    return None if time is None else in_utc(time, parameter)
+
+
 def in_utc(time: datetime, parameter: str) -> datetime:
     """The same moment in UTC; a time without a zone is one in UTC.
 
@@ -302,10 +305,6 @@ def in_utc(time: datetime, parameter: str) -> datetime:
         ) from None
 
 
-def _optional_time(time: datetime | None, parameter: str) -> datetime | None:
-    return None if time is None else in_utc(time, parameter)
-
-
 def _given_fields(
     given: Successor | Changes, kind: type[Successor] | type[Changes]
 ) -> dict[str, Any]:
@@ -316,7 +315,7 @@ def _given_fields(
     if "metadata" in fields:
         _checked_metadata(fields["metadata"])
     if "expires_at" in fields:
-        fields["expires_at"] = _optional_time(fields["expires_at"], "expires_at")
+        fields["expires_at"] = optional_in_utc(fields["expires_at"], "expires_at")
     return fields
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from service.errors import InvalidFilter
 from service.memory.filters import (
+    SIGNS,
     All,
     Any_,
     Filter,
@@ -32,8 +33,6 @@ Parameter = str | int | float | bytes
 MAX_PARAMETERS = 32_000
 
 FALSE_BLOB, TRUE_BLOB, NOT_SCALAR_BLOB = b"\x00", b"\x01", b"\x02"
-
-_SQL = {"lt": "<", "lte": "<=", "gt": ">", "gte": ">="}
 
 
 class Condition(NamedTuple):
@@ -110,7 +109,7 @@ def _condition(filter_: Filter, tenant: int) -> Condition:
         case TextIn(field, values) | NumberIn(field, values) | TimeIn(field, values):
             return _is_one_of(f"m.{field}", values)
         case NumberCompare(field, comparison, value) | TimeCompare(field, comparison, value):
-            return Condition(f"m.{field} {_SQL[comparison]} ?", (value,))
+            return Condition(f"m.{field} {SIGNS[comparison]} ?", (value,))
         case MetadataIn(key, values):
             parts = []
             if listed := _listed(filter_, tenant):
@@ -174,7 +173,7 @@ def _listed(filter_: Filter, tenant: int) -> Condition | None:
         case MetadataCompare(key, comparison, value):
             return Condition(
                 "SELECT n FROM metadata WHERE tenant = ? AND key = ? "
-                f"AND typeof(value) = 'real' AND value {_SQL[comparison]} ?",
+                f"AND typeof(value) = 'real' AND value {SIGNS[comparison]} ?",
                 (tenant, key, value),
             )
         case _:

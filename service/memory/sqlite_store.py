@@ -136,10 +136,10 @@ class SqliteStore:
     async def remember(
         self, tenant: str, drafts: Sequence[Draft], *, now: datetime, receipt: Receipt | None = None
     ) -> list[Remembered]:
-        dimensions, time = self._model.dimensions, to_microseconds(now)
+        dimensions = self._model.dimensions
         operation = await self._prepared(
             [draft.memory for draft in drafts],
-            lambda: writes.remember(tenant, drafts, dimensions, time, receipt),
+            lambda: writes.remember(tenant, drafts, dimensions, now, receipt),
         )
         return await self._write(operation, memories=len(drafts))
 

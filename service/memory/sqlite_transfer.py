@@ -43,10 +43,9 @@ def load(tenant: str, records: Sequence[Record], dimensions: int) -> Operation[l
     ]
 
     def operation(transaction: Transaction) -> list[Loaded]:
-        tenant = own_tenant_number(transaction.connection, tenant_name)
-        return [_load(transaction, tenant, ready) for ready in prepared]
+        number = own_tenant_number(transaction.connection, tenant)
+        return [_load(transaction, number, ready) for ready in prepared]
 
-    tenant_name = tenant
     return operation
 
 

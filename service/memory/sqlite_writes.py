@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Sequence
+from datetime import datetime
 
 import msgspec
 
@@ -12,10 +13,12 @@ from service.memory.model import (
     Memory,
     NewRelation,
     Receipt,
-    Relation,
     Remembered,
+    changed_to,
     content_hash,
-    from_microseconds,
+    in_place_of,
+    is_forgotten,
+    relations_of,
     to_microseconds,
 )
 from service.memory.sqlite_deletes import forget
@@ -41,7 +44,7 @@ _DECODE_RESULTS = msgspec.json.Decoder(tuple[Remembered, ...]).decode
 
 
 def remember(
-    tenant: str, drafts: Sequence[Draft], dimensions: int, now: int, receipt: Receipt | None
+    tenant: str, drafts: Sequence[Draft], dimensions: int, now: datetime, receipt: Receipt | None
 ) -> Operation[list[Remembered]]:
     """Drafts made ready, and what writes them.
 
@@ -70,7 +73,13 @@ def remember(
         if receipt:
             transaction.connection.execute(
                 "INSERT INTO receipt VALUES (?, ?, ?, ?, ?)",
-                (number, receipt.key, receipt.fingerprint, msgspec.json.encode(results), now),
+                (
+                    number,
+                    receipt.key,
+                    receipt.fingerprint,
+                    msgspec.json.encode(results),
+                    to_microseconds(now),
+                ),
             )
         return results
 
@@ -85,21 +94,10 @@ def find_receipt(connection: sqlite3.Connection, tenant: int, key: str) -> Recei
     return Receipt(key=key, fingerprint=row[0], results=_DECODE_RESULTS(row[1])) if row else None
 
 
-def _replacing(draft: Memory, there: Memory) -> Memory:
-    return msgspec.structs.replace(
-        draft,
-        created_at=there.created_at,
-        supersedes=there.supersedes,
-        superseded_by=there.superseded_by,
-        valid_to=there.valid_to if there.superseded_by else draft.valid_to,
-        version=there.version + 1,
-    )
-
-
 class _Remembering:
     """One call of `remember`: what it decides, draft by draft."""
 
-    def __init__(self, transaction: Transaction, tenant: int, now: int) -> None:
+    def __init__(self, transaction: Transaction, tenant: int, now: datetime) -> None:
         self._transaction = transaction
         self._connection = transaction.connection
         self._tenant = tenant
@@ -126,7 +124,7 @@ class _Remembering:
         insert(self._transaction, self._tenant, prepared)
         if superseded:
             self._close(superseded.memory.id, memory)
-        self._relate(memory.id, draft.relations)
+        write_relations(self._connection, self._tenant, relations_of(draft, self._now))
         return Remembered(outcome="created", memory=memory)
 
     def _meet(self, draft: Draft, prepared: Prepared, there: Stored) -> Remembered:
@@ -136,29 +134,26 @@ class _Remembering:
             return Remembered(outcome="missing_target", missing=missing)
         memory = there.memory
         if draft.replace:
-            memory = _replacing(draft.memory, there.memory)
+            memory = in_place_of(there.memory, draft.memory)
             rewrite(self._transaction, self._tenant, there.n, prepared._replace(memory=memory))
-        self._relate(memory.id, draft.relations)
+        write_relations(self._connection, self._tenant, relations_of(draft, self._now))
         return Remembered(outcome="replaced" if draft.replace else "unchanged", memory=memory)
 
     def _unforgotten(self, id: str) -> Stored | None:
         found = find(self._connection, self._tenant, id)
-        return None if found and self._forgotten(found.memory) else found
-
-    def _forgotten(self, memory: Memory) -> bool:
-        return memory.expires_at is not None and to_microseconds(memory.expires_at) <= self._now
+        return None if found and is_forgotten(found.memory, self._now) else found
 
     def _successor(self, memory: Memory) -> Memory | None:
         while memory.superseded_by:
             successor = find(self._connection, self._tenant, memory.superseded_by)
             assert successor is not None
             memory = successor.memory
-            if not self._forgotten(memory):
+            if not is_forgotten(memory, self._now):
                 return memory
         return None
 
     def _newest_twin(self, hashed: bytes) -> Memory | None:
-        alive = unforgotten(self._now)
+        alive = unforgotten(to_microseconds(self._now))
         # Left to itself SQLite reads all memories by time to find the newest.
         row = self._connection.execute(
             f"SELECT {MEMORY_COLUMNS} FROM memory m INDEXED BY memory_content "
@@ -189,21 +184,6 @@ class _Remembering:
         )
         link(self._transaction, self._tenant, superseded.n, closed)
 
-    def _relate(self, source: str, relations: Sequence[NewRelation]) -> None:
-        if relations:
-            created_at = from_microseconds(self._now)
-            made = [
-                Relation(
-                    source=source,
-                    target=new.target,
-                    relation_type=new.relation_type,
-                    weight=new.weight,
-                    created_at=created_at,
-                )
-                for new in relations
-            ]
-            write_relations(self._connection, self._tenant, made)
-
 
 def update(
     tenant: str,
@@ -230,18 +210,7 @@ def update(
                 f"memory {memory.id} is of version {there.memory.version}, expected "
                 f"{expected_version}; read it again and repeat the change"
             )
-        updated = msgspec.structs.replace(
-            memory,
-            user_id=there.memory.user_id,
-            agent_id=there.memory.agent_id,
-            session_id=there.memory.session_id,
-            created_at=there.memory.created_at,
-            valid_from=there.memory.valid_from,
-            valid_to=there.memory.valid_to,
-            supersedes=there.memory.supersedes,
-            superseded_by=there.memory.superseded_by,
-            version=there.memory.version + 1,
-        )
+        updated = changed_to(there.memory, memory)
         rewrite(
             transaction,
             number,
