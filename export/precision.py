@@ -17,6 +17,7 @@ from service.embedding.manifest import Precision
 _INT8_MAX = 127
 _UINT8_MAX = 255
 _UINT8_ZERO = 128
+_WHOLE_ROW = 1 << 20  # QuantizeLinear: a block that no row is longer than
 _BLOCK = 32  # MatMulNBits: weights and activations that share one scale
 _TABLE_CHUNK_ROWS = 16_384  # bounds the memory that quantising a token table takes
 _SMALLEST = 1e-20  # keeps a row of zeros from being divided by zero
@@ -86,26 +87,15 @@ class Int8:
 
     def rows(self, graph: Graph, x: Value) -> Rows:
         peak = graph.op("ReduceMax", graph.op("Abs", x), graph.integers(-1), keepdims=1)
-        peak = graph.op("Max", peak, graph.constant("smallest", _SMALLEST, np.float32))
-        codes = graph.op(
-            "QuantizeLinear", graph.op("Div", x, peak), self._step(graph), self._zero(graph)
-        )
-        return Rows(codes, peak)
+        scale = self._scale(graph, peak, _INT8_MAX)
+        return Rows(self._codes(graph, x, scale, zero_point=_UINT8_ZERO), scale)
 
     def one_sided_rows(self, graph: Graph, x: Value) -> Rows:
         low = graph.op("ReduceMin", x, graph.integers(-1), keepdims=1)
         high = graph.op("ReduceMax", x, graph.integers(-1), keepdims=1)
-        span = graph.op(
-            "Max", graph.op("Sub", high, low), graph.constant("smallest", _SMALLEST, np.float32)
-        )
-        unit = graph.op("Div", graph.op("Sub", x, low), span)
-        codes = graph.op(
-            "QuantizeLinear",
-            unit,
-            graph.constant("step_one_sided", 1 / _UINT8_MAX, np.float32),
-            graph.constant("zero_one_sided", 0, np.uint8),
-        )
-        return Rows(codes, span, low)
+        scale = self._scale(graph, graph.op("Sub", high, low), _UINT8_MAX)
+        codes = self._codes(graph, graph.op("Sub", x, low), scale, zero_point=0)
+        return Rows(codes, scale, low)
 
     def product(self, graph: Graph, rows: Rows, name: str, matrix: Array) -> Value:
         codes, scale = quantise_rows(matrix)
@@ -114,11 +104,9 @@ class Int8:
             "MatMulIntegerToFloat",
             rows.codes,
             graph.constant(name, codes.T),
-            graph.constant("step_one_sided", 1 / _UINT8_MAX, np.float32)
-            if one_sided
-            else self._step(graph),
+            graph.constant("one", 1, np.float32),
             graph.constant(name + ".scale", scale),
-            graph.constant("zero_one_sided", 0, np.uint8) if one_sided else self._zero(graph),
+            self._zero(graph, 0 if one_sided else _UINT8_ZERO),
             domain=MICROSOFT,
         )
         if rows.low is None or rows.scale is None:
@@ -135,11 +123,20 @@ class Int8:
     def table(self, graph: Graph, name: str, table: Array, scale: float) -> Value:
         return _int8_table(graph, name, table, scale)
 
-    def _step(self, graph: Graph) -> Value:
-        return graph.constant("step", 1 / _INT8_MAX, np.float32)
+    def _scale(self, graph: Graph, span: Value, steps: int) -> Value:
+        """The size of one of so many steps over the span of a row.  # (texts, tokens, 1)"""
+        step = graph.op("Mul", span, graph.constant(f"step_{steps}", 1 / steps, np.float32))
+        return graph.op("Max", step, graph.constant("smallest", _SMALLEST, np.float32))
 
-    def _zero(self, graph: Graph) -> Value:
-        return graph.constant("zero", _UINT8_ZERO, np.uint8)
+    def _codes(self, graph: Graph, x: Value, scale: Value, *, zero_point: int) -> Value:
+        # A block is a whole row. Dividing a row by its scale first would be one pass more.
+        ids_shape, one = graph.shared("ids_shape", "Shape", graph.input_ids), graph.integers(1)
+        shape = graph.shared("token_shape", "Concat", ids_shape, one, axis=0)
+        zeros = graph.shared(f"zeros_{zero_point}", "Expand", self._zero(graph, zero_point), shape)
+        return graph.op("QuantizeLinear", x, scale, zeros, axis=-1, block_size=_WHOLE_ROW)
+
+    def _zero(self, graph: Graph, value: int) -> Value:
+        return graph.constant(f"zero_{value}", value, np.uint8)
 
 
 class Int8Block(Float32):

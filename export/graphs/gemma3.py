@@ -108,7 +108,7 @@ def build(blocks: Blocks, config: Gemma3Config, layers: Iterable[int]) -> Value:
         mixed = _attention(blocks, layer + "self_attn.", normed, config, mask)
         mixed = blocks.rms_norm(mixed, layer + "post_attention_layernorm", eps, unscaled=True)
         normed, x = blocks.add_rms_norm(x, mixed, layer + "pre_feedforward_layernorm", eps)
-        wide = _feed_forward(blocks, layer + "mlp.", normed, config)
+        wide = _feed_forward(blocks, layer + "mlp.", normed)
         wide = blocks.rms_norm(wide, layer + "post_feedforward_layernorm", eps, unscaled=True)
         last = i + 1 == config.num_hidden_layers
         following = "norm" if last else f"layers.{i + 1}.input_layernorm"
@@ -141,7 +141,7 @@ def smoothed(weights: Mapping[str, Array], config: Gemma3Config, peaks: Peaks) -
 
         def divisor(*readers: str) -> Array:
             read = [input_peaks(weights[name + ".weight"]) for name in readers]
-            return factors(peaks["+".join(readers)], np.max(read, axis=0))
+            return factors(peaks[readers[0]], np.max(read, axis=0))
 
         before_attention, before_mlp = divisor(query, key, value), divisor(gate, up)
         of_value = factors(shared(peaks[out]), shared(input_peaks(weights[out + ".weight"])))
@@ -164,16 +164,10 @@ def _attention(
     blocks: Blocks, name: str, x: Value, config: Gemma3Config, window: Value | None
 ) -> Value:
     """The output projection, up to the scale of each row: an RMS norm follows."""
-    heads, key_value_heads, size = (
-        config.num_attention_heads,
-        config.num_key_value_heads,
-        config.head_dim,
-    )
+    heads, key_value_heads = config.num_attention_heads, config.num_key_value_heads
     rows = blocks.rows(x)
-    query_key_value = blocks.product(rows, name + "q_proj", name + "k_proj", name + "v_proj")
-    query, key, value = blocks.split(
-        query_key_value, [heads * size, key_value_heads * size, key_value_heads * size]
-    )
+    # Three products, since taking one apart again costs more than quantising for each.
+    query, key, value = (blocks.product(rows, f"{name}{part}_proj") for part in "qkv")
     # The norms of query and key cancel the scale of a row.
     query, key = (
         _rotated_heads(blocks, part, name + norm, count, config, sliding=window is not None)
@@ -200,13 +194,11 @@ def _rotated_heads(
     return blocks.rotary(joined, theta, size, config.max_position_embeddings)
 
 
-def _feed_forward(blocks: Blocks, name: str, x: Value, config: Gemma3Config) -> Value:
+def _feed_forward(blocks: Blocks, name: str, x: Value) -> Value:
     """The down projection, up to the scale of each row: an RMS norm follows."""
-    graph, width = blocks.graph, config.intermediate_size
-    rows = blocks.rows(x)
-    gate, up = blocks.split(
-        blocks.product(rows, name + "gate_proj", name + "up_proj"), [width, width]
-    )
+    graph, rows = blocks.graph, blocks.rows(x)
     # The gate meets a nonlinearity; the scale of `up` stays in the rows of the next product.
-    gate = graph.op("FastGelu", blocks.restore(gate, rows), domain=MICROSOFT)
-    return blocks.product(blocks.rows(graph.op("Mul", gate, up)), name + "down_proj")
+    gate = blocks.linear(rows, name + "gate_proj")
+    up = blocks.product(rows, name + "up_proj")
+    wide = graph.op("Mul", graph.op("FastGelu", gate, domain=MICROSOFT), up)
+    return blocks.product(blocks.rows(wide), name + "down_proj")

@@ -61,5 +61,5 @@ def _run(
         flat = graph.op("Reshape", y, graph.integers(-1, matrix.shape[0]))
         graph.save(flat, "y", matrix.shape[0], folder / "g.onnx")
     session = onnxruntime.InferenceSession(folder / "g.onnx", providers=["CPUExecutionProvider"])
-    ids = np.ones((1, 1), np.int64)
+    ids = np.ones(x.shape[:2], np.int64)
     return np.asarray(session.run(["y"], {"input_ids": ids, "attention_mask": ids})[0])
