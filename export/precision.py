@@ -12,15 +12,20 @@ import numpy as np
 import numpy.typing as npt
 
 from export.graphs.graph import MICROSOFT, Array, Graph, Value
+from export.graphs.row_codes import (
+    INT8_MAX,
+    UINT8_MAX,
+    UINT8_ZERO,
+    codes_of_rows,
+    largest_of_rows,
+    scale_of_rows,
+    scale_of_span,
+    zero_point,
+)
 from service.embedding.manifest import Precision
 
-_INT8_MAX = 127
-_UINT8_MAX = 255
-_UINT8_ZERO = 128
-_WHOLE_ROW = 1 << 20  # QuantizeLinear: a block that no row is longer than
 _BLOCK = 32  # MatMulNBits: weights and activations that share one scale
 _TABLE_CHUNK_ROWS = 16_384  # bounds the memory that quantising a token table takes
-_SMALLEST = 1e-20  # keeps a row of zeros from being divided by zero
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,9 @@ class Arithmetic(Protocol):
     keeps_scale: bool
     """Whether a product has its true size at once, so that `restore` adds nothing."""
 
+    quantises_attention: bool
+    """Whether tokens attend in int8, too, where that is faster."""
+
     def rows(self, graph: Graph, x: Value) -> Rows:
         """Activations of either sign."""
 
@@ -62,6 +70,7 @@ class Float32:
     """IEEE single precision, as the checkpoint is."""
 
     keeps_scale = True
+    quantises_attention = False
 
     def rows(self, graph: Graph, x: Value) -> Rows:
         return Rows(x)
@@ -84,29 +93,27 @@ class Int8:
     """int8 weights with a scale per output, uint8 activations with a scale per token."""
 
     keeps_scale = False
+    quantises_attention = True
 
     def rows(self, graph: Graph, x: Value) -> Rows:
-        peak = graph.op("ReduceMax", graph.op("Abs", x), graph.integers(-1), keepdims=1)
-        scale = self._scale(graph, peak, _INT8_MAX)
-        return Rows(self._codes(graph, x, scale, zero_point=_UINT8_ZERO), scale)
+        scale = scale_of_rows(graph, x)
+        return Rows(codes_of_rows(graph, x, scale, UINT8_ZERO), scale)
 
     def one_sided_rows(self, graph: Graph, x: Value) -> Rows:
         low = graph.op("ReduceMin", x, graph.integers(-1), keepdims=1)
-        high = graph.op("ReduceMax", x, graph.integers(-1), keepdims=1)
-        scale = self._scale(graph, graph.op("Sub", high, low), _UINT8_MAX)
-        codes = self._codes(graph, graph.op("Sub", x, low), scale, zero_point=0)
-        return Rows(codes, scale, low)
+        span = graph.op("Sub", largest_of_rows(graph, x), low)
+        scale = scale_of_span(graph, span, UINT8_MAX)
+        return Rows(codes_of_rows(graph, graph.op("Sub", x, low), scale), scale, low)
 
     def product(self, graph: Graph, rows: Rows, name: str, matrix: Array) -> Value:
         codes, scale = quantise_rows(matrix)
-        one_sided = rows.low is not None
         y = graph.op(
             "MatMulIntegerToFloat",
             rows.codes,
             graph.constant(name, codes.T),
             graph.constant("one", 1, np.float32),
             graph.constant(name + ".scale", scale),
-            self._zero(graph, 0 if one_sided else _UINT8_ZERO),
+            zero_point(graph, UINT8_ZERO if rows.low is None else 0),
             domain=MICROSOFT,
         )
         if rows.low is None or rows.scale is None:
@@ -123,21 +130,6 @@ class Int8:
     def table(self, graph: Graph, name: str, table: Array, scale: float) -> Value:
         return _int8_table(graph, name, table, scale)
 
-    def _scale(self, graph: Graph, span: Value, steps: int) -> Value:
-        """The size of one of so many steps over the span of a row.  # (texts, tokens, 1)"""
-        step = graph.op("Mul", span, graph.constant(f"step_{steps}", 1 / steps, np.float32))
-        return graph.op("Max", step, graph.constant("smallest", _SMALLEST, np.float32))
-
-    def _codes(self, graph: Graph, x: Value, scale: Value, *, zero_point: int) -> Value:
-        # A block is a whole row. Dividing a row by its scale first would be one pass more.
-        ids_shape, one = graph.shared("ids_shape", "Shape", graph.input_ids), graph.integers(1)
-        shape = graph.shared("token_shape", "Concat", ids_shape, one, axis=0)
-        zeros = graph.shared(f"zeros_{zero_point}", "Expand", self._zero(graph, zero_point), shape)
-        return graph.op("QuantizeLinear", x, scale, zeros, axis=-1, block_size=_WHOLE_ROW)
-
-    def _zero(self, graph: Graph, value: int) -> Value:
-        return graph.constant(f"zero_{value}", value, np.uint8)
-
 
 class Int8Block(Float32):
     """int8 weights and activations with a scale per 32 neighbours: slower and more faithful."""
@@ -148,7 +140,7 @@ class Int8Block(Float32):
             padding = -inputs % _BLOCK
             matrix = np.pad(matrix, ((0, 0), (0, padding)))
         codes, scale = quantise_rows(matrix.reshape(-1, _BLOCK))
-        shifted = (codes.astype(np.int16) + _UINT8_ZERO).astype(np.uint8)
+        shifted = (codes.astype(np.int16) + UINT8_ZERO).astype(np.uint8)
         return graph.op(
             "MatMulNBits",
             rows.codes,
@@ -179,7 +171,7 @@ def quantise_rows(
     """Symmetric int8 codes of each row, and the scale that a row's codes are multiplied with."""
     peak = np.abs(matrix).max(1)
     peak[peak == 0] = 1
-    scale = peak / np.float32(_INT8_MAX)
+    scale = peak / np.float32(INT8_MAX)
     return np.rint(matrix / scale[:, None]).astype(np.int8), scale
 
 

@@ -90,9 +90,10 @@ def _attention(blocks: Blocks, name: str, x: Value, config: BertConfig) -> Value
     parts = [name + "self." + part for part in ("query", "key", "value")]
     query_key_value = graph.op("Add", blocks.linear(blocks.rows(x), *parts), blocks.bias(*parts))
     mixed = blocks.attention(
-        blocks.split(query_key_value, [config.hidden_size] * 3),
+        *blocks.split(query_key_value, [config.hidden_size] * 3),
         heads=heads,
         key_value_heads=heads,
+        size=config.hidden_size // heads,
         scale=(config.hidden_size // heads) ** -0.5,
     )
     projected = blocks.linear(blocks.rows(mixed), name + "output.dense")

@@ -6,11 +6,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from export.graphs.graph import MICROSOFT, Array, Graph, Value
+from export.graphs.int8_attention import int8_attention
+from export.graphs.row_codes import UINT8_ZERO, zeros_of_rows
 from export.precision import Arithmetic, Rows
+from service.embedding.onnx_model import LENGTH_BORDER
 
 # What an eps becomes behind a product that lacks its scale: such a row is smaller than its true
 # size by a factor of up to a thousand, and the norm divides by its root mean square.
 UNSCALED_EPS = 1e-12
+
+# Added to a score it leaves a weight of zero, and twice of it is still a number.
+_HIDDEN = -1e30
 
 _FLOAT = 1  # onnx.TensorProto.FLOAT
 _BOOL = 9  # onnx.TensorProto.BOOL
@@ -106,38 +112,94 @@ class Blocks:
 
     def attention(
         self,
-        query_key_value: Sequence[Value],
+        query: Value,
+        key: Value,
+        value: Value,
         *,
         heads: int,
         key_value_heads: int,
+        size: int,
         scale: float,
-        mask: Value | None = None,
+        reach: int | None = None,
     ) -> Value:
-        """Every token attends to the real tokens of its text, where `mask` allows it."""
-        return self.graph.op(
-            "Attention",
-            *query_key_value,
-            mask,
-            None,
-            None,
-            self._token_counts(),
-            q_num_heads=heads,
-            kv_num_heads=key_value_heads,
-            scale=scale,
+        """Every token attends to the real tokens of its text, at most `reach` positions away."""
+        graph = self.graph
+        token_counts = self._token_counts()
+
+        def exact(window: Value | None) -> Value:
+            return graph.op(
+                "Attention",
+                *(query, key, value, window, None, None, token_counts),
+                q_num_heads=heads,
+                kv_num_heads=key_value_heads,
+                scale=scale,
+            )
+
+        window = None if reach is None else self._window(reach)
+        if key_value_heads > 1 or not self.arithmetic.quantises_attention:
+            return exact(window)
+        # Quantising pays from about as many tokens on as the service keeps apart from shorter
+        # texts, so that how a text is computed depends on nothing but its own length.
+        long = graph.shared(
+            "long", lambda: graph.op("Greater", self._length(), self._scalar(LENGTH_BORDER))
+        )
+        mask, tokens = self._mask(reach), self._length()
+        zeros_of_rows(graph, UINT8_ZERO, heads)  # outside of the branch, for all layers
+        sees_all = reach is None or reach >= LENGTH_BORDER
+        return graph.branch(
+            long,
+            lambda: int8_attention(
+                graph,
+                (query, key, value),
+                heads=heads,
+                size=size,
+                scale=scale,
+                mask=mask,
+                tokens=tokens,
+            ),
+            lambda: exact(None if sees_all else window),
         )
 
-    def window_mask(self, reach: int) -> Value:
+    def _window(self, reach: int) -> Value:
         """Allows the tokens at most `reach` positions away.  # (tokens, tokens)"""
         graph = self.graph
-        steps = graph.op(
-            "Range", self._scalar(0), graph.op("Squeeze", self._length()), self._scalar(1)
+
+        def make() -> Value:
+            count = graph.op("Squeeze", self._length())
+            steps = graph.op("Range", self._scalar(0), count, self._scalar(1))
+            apart = graph.op(
+                "Sub",
+                graph.op("Unsqueeze", steps, graph.integers(0)),
+                graph.op("Unsqueeze", steps, graph.integers(1)),
+            )
+            return graph.op("LessOrEqual", graph.op("Abs", apart), self._scalar(reach))
+
+        return graph.shared(f"window_{reach}", make)
+
+    def _mask(self, reach: int | None) -> Value:
+        """What to add to the scores of a token.  # (texts, tokens, 1, tokens)
+
+        Without a reach it is the same for all tokens of a text: (texts, 1, 1, tokens).
+        """
+        graph = self.graph
+
+        def hiding(allowed: Value, *new_axes: int) -> Value:
+            nothing = graph.constant("zero_float", 0, np.float32)
+            hidden = graph.constant("hidden", _HIDDEN, np.float32)
+            mask = graph.op("Where", allowed, nothing, hidden)
+            return graph.op("Unsqueeze", mask, graph.integers(*new_axes))
+
+        padding = graph.shared("padding", lambda: hiding(self._real(), 1, 2))
+        if reach is None:
+            return padding
+        return graph.shared(
+            f"mask_{reach}", lambda: graph.op("Add", hiding(self._window(reach), 0, 2), padding)
         )
-        apart = graph.op(
-            "Sub",
-            graph.op("Unsqueeze", steps, graph.integers(0)),
-            graph.op("Unsqueeze", steps, graph.integers(1)),
-        )
-        return graph.op("LessOrEqual", graph.op("Abs", apart), self._scalar(reach))
+
+    def _real(self) -> Value:
+        """Which tokens are not padding.  # (texts, tokens)"""
+        graph = self.graph
+        return graph.shared("real", lambda: graph.op("Cast", graph.attention_mask, to=_BOOL))
 
     def first_rows(self, table: Value) -> Value:
         """As many rows of a table of positions as there are tokens."""
@@ -151,11 +213,7 @@ class Blocks:
         Padding is selected away: whatever stands there, even what is not a number, has no part.
         """
         graph = self.graph
-        real = graph.op(
-            "Unsqueeze",
-            graph.op("Cast", graph.attention_mask, to=_BOOL),
-            graph.integers(2),
-        )
+        real = graph.op("Unsqueeze", self._real(), graph.integers(2))
         kept = graph.op("Where", real, hidden, graph.constant("zero_float", 0, np.float32))
         total = graph.op("ReduceSum", kept, graph.integers(1), keepdims=0)
         counts = graph.op("Cast", self._token_counts(), to=_FLOAT)
@@ -182,15 +240,14 @@ class Blocks:
         return self.graph.constant(name + ".gain", 1 + self.weights[name + ".weight"], np.float32)
 
     def _length(self) -> Value:
-        return self.graph.shared("length", "Shape", self.graph.input_ids, start=1, end=2)
+        graph = self.graph
+        return graph.shared("length", lambda: graph.op("Shape", graph.input_ids, start=1, end=2))
 
     def _token_counts(self) -> Value:
-        return self.graph.shared(
+        graph = self.graph
+        return graph.shared(
             "token_counts",
-            "ReduceSum",
-            self.graph.attention_mask,
-            self.graph.integers(1),
-            keepdims=0,
+            lambda: graph.op("ReduceSum", graph.attention_mask, graph.integers(1), keepdims=0),
         )
 
     def _scalar(self, value: int) -> Value:

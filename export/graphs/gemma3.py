@@ -99,13 +99,12 @@ _LAYERS = ("sliding_attention", "full_attention")
 def build(blocks: Blocks, config: Gemma3Config, layers: Iterable[int]) -> Value:
     """The last hidden states, `layers` being all layers in order.  # (texts, tokens, hidden)"""
     eps = config.rms_norm_eps
-    window = blocks.window_mask(config.reach)
     x = blocks.embed("embed_tokens.weight", scale=config.hidden_size**0.5)
     normed = blocks.rms_norm(x, "layers.0.input_layernorm", eps)
     for i in layers:
         layer = f"layers.{i}."
-        mask = window if config.layer_types[i] == "sliding_attention" else None
-        mixed = _attention(blocks, layer + "self_attn.", normed, config, mask)
+        sliding = config.layer_types[i] == "sliding_attention"
+        mixed = _attention(blocks, layer + "self_attn.", normed, config, sliding=sliding)
         mixed = blocks.rms_norm(mixed, layer + "post_attention_layernorm", eps, unscaled=True)
         normed, x = blocks.add_rms_norm(x, mixed, layer + "pre_feedforward_layernorm", eps)
         wide = _feed_forward(blocks, layer + "mlp.", normed)
@@ -161,7 +160,7 @@ def smoothed(weights: Mapping[str, Array], config: Gemma3Config, peaks: Peaks) -
 
 
 def _attention(
-    blocks: Blocks, name: str, x: Value, config: Gemma3Config, window: Value | None
+    blocks: Blocks, name: str, x: Value, config: Gemma3Config, *, sliding: bool
 ) -> Value:
     """The output projection, up to the scale of each row: an RMS norm follows."""
     heads, key_value_heads = config.num_attention_heads, config.num_key_value_heads
@@ -170,15 +169,18 @@ def _attention(
     query, key, value = (blocks.product(rows, f"{name}{part}_proj") for part in "qkv")
     # The norms of query and key cancel the scale of a row.
     query, key = (
-        _rotated_heads(blocks, part, name + norm, count, config, sliding=window is not None)
+        _rotated_heads(blocks, part, name + norm, count, config, sliding=sliding)
         for part, norm, count in ((query, "q_norm", heads), (key, "k_norm", key_value_heads))
     )
     mixed = blocks.attention(
-        (query, key, blocks.restore(value, rows)),
+        query,
+        key,
+        blocks.restore(value, rows),
         heads=heads,
         key_value_heads=key_value_heads,
+        size=config.head_dim,
         scale=config.query_pre_attn_scalar**-0.5,
-        mask=window,
+        reach=config.reach if sliding else None,
     )
     return blocks.product(blocks.rows(mixed), name + "o_proj")
 

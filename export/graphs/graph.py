@@ -1,6 +1,6 @@
 """An ONNX graph under construction: nodes in memory, weights streamed to a file beside it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -56,11 +56,25 @@ class Graph:
         )
         return names
 
-    def shared(self, name: str, kind: str, *inputs: Value, **attributes: Any) -> Value:
-        """The output of one operator that is computed once for all who ask for this name."""
+    def shared(self, name: str, make: Callable[[], Value]) -> Value:
+        """A value that is made once for all who ask for this name."""
         if name not in self._shared:
-            self._shared[name] = self.op(kind, *inputs, **attributes)
+            self._shared[name] = make()
         return self._shared[name]
+
+    def branch(
+        self, condition: Value, then: Callable[[], Value], otherwise: Callable[[], Value]
+    ) -> Value:
+        """The float32 output of one of two parts; what both share must have been made before."""
+        outside, shared = self._nodes, dict(self._shared)
+        branches = {}
+        for name, part in (("then_branch", then), ("else_branch", otherwise)):
+            self._nodes = []
+            output = helper.make_tensor_value_info(part(), TensorProto.FLOAT, None)
+            branches[name] = helper.make_graph(self._nodes, name, [], [output])
+            self._shared = dict(shared)
+        self._nodes = outside
+        return self.op("If", condition, **branches)
 
     def constant(
         self, name: str, array: npt.ArrayLike, dtype: npt.DTypeLike | None = None

@@ -72,7 +72,7 @@ def test_embeddings_have_unit_length(bundle_of: BundleOf, model: str, precision:
 
 
 def test_keys_and_values_are_not_repeated_for_each_query_head(bundle_of: BundleOf) -> None:
-    graph = onnx.load(bundle_of("tiny", "int8").folder / "int8.onnx", load_external_data=False)
+    graph = onnx.load(bundle_of("tiny", "fp32").folder / "fp32.onnx", load_external_data=False)
     attributes = [
         {attribute.name: attribute.i for attribute in node.attribute}
         for node in graph.graph.node
