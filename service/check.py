@@ -75,6 +75,7 @@ async def _run(settings: Settings) -> list[Check]:
     try:
         async with open_embedder_of(settings) as embedder:
             checks += [_bundle(settings, embedder), _parity(embedder), _dimensions(embedder)]
+            checks.append(_plan(embedder))
             checks.append(await _known_answers(embedder))
             checks.append(await _batch_invariance(embedder))
             checks.append(await _store(settings, embedder))
@@ -138,6 +139,17 @@ def _dimensions(embedder: Embedder) -> Check:
         "ok",
         f"{supported}; up to {embedder.limits.max_tokens_per_text:,} tokens a text",
         {"dimensions": embedder.dimensions, "max_tokens": embedder.limits.max_tokens_per_text},
+    )
+
+
+def _plan(embedder: Embedder) -> Check:
+    workers, threads = embedder.workers, embedder.threads
+    tokens = embedder.limits.max_batch_tokens
+    return Check(
+        "plan",
+        "ok",
+        f"{workers} workers on {threads} threads, batches of up to {tokens:,} tokens",
+        {"workers": workers, "threads": threads, "max_batch_tokens": tokens},
     )
 
 

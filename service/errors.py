@@ -14,6 +14,7 @@ ServiceError
 ├── RelationNotFound
 ├── Conflict
 ├── Overloaded
+├── DeadlineExceeded
 ├── InferenceError
 ├── StoreUnavailable
 └── StartupError
@@ -100,8 +101,17 @@ class Overloaded(ServiceError):
         self.retry_after = retry_after
 
 
+class DeadlineExceeded(ServiceError):
+    """The embeddings were not ready in the time that the request allows."""
+
+
 class InferenceError(ServiceError):
-    """ONNX Runtime failed on valid input."""
+    """ONNX Runtime failed on valid input; `position` is that of the text, where it is known."""
+
+    def __init__(self, reason: str, *, position: int | None = None) -> None:
+        super().__init__(reason if position is None else f"{reason} text {position}")
+        self.reason = reason
+        self.position = position
 
 
 class StoreUnavailable(ServiceError):

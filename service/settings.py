@@ -73,16 +73,41 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         Meta(
             ge=0,
-            description="Threads that compute one batch; 0 takes one for each core. Lower it where "
-            "other programs, or a container's CPU limit, need the cores.",
+            description="Threads that compute; 0 takes one for each core that the process may use, "
+            "within its container's CPU limit. Lower it where other programs need the cores.",
+        ),
+    ] = 0
+    workers: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Batches computed at the same time, each on one core; 0 measures at the "
+            "start what is faster. Set 1, all cores for one batch after the other, to save memory: "
+            "more keep the layers' weights twice, at int8 110 MB for EmbeddingGemma, at fp32 430.",
         ),
     ] = 0
     max_batch_tokens: Annotated[
         int,
         Meta(
             ge=0,
-            description="Tokens in one batch, padding included; 0 takes 2,048 on a CPU and 16,384 "
-            "on a GPU. Lower it for less latency and memory, raise it for throughput on a GPU.",
+            description="Tokens in one batch, padding included; 0 measures at the start from where "
+            "on more gain little, and takes 16,384 on a GPU. Lower it for less latency under load.",
+        ),
+    ] = 0
+    warm_up: Annotated[
+        bool,
+        Meta(
+            description="Whether to measure at the start, for up to half a second, what MEMORY_"
+            "WORKERS and MEMORY_MAX_BATCH_TOKENS leave open. Set false where starts must be the "
+            "same: one worker for each thread, batches of 256 tokens."
+        ),
+    ] = True
+    cache_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Memory for embeddings of texts that may come again, some 3.5 kB each; 0 "
+            "keeps none. Set it where the same queries are asked often; /info counts the hits.",
         ),
     ] = 0
     max_queued_tokens: Annotated[
@@ -180,9 +205,15 @@ def _convert(name: str, spelling: str, value: str) -> Any:
     try:
         return msgspec.convert(text, _HINTS[name], strict=False, dec_hook=_decode_path)
     except msgspec.ValidationError:
-        number = "a number" if name == "relevance_cutoff" else "a whole number"
-        expected = f"one of {', '.join(choices)}" if choices else number + _range(name)
-        raise InvalidSettings(f"{spelling}={value}: expected {expected}") from None
+        raise InvalidSettings(f"{spelling}={value}: expected {_expected(name)}") from None
+
+
+def _expected(name: str) -> str:
+    if choices := _choices(name):
+        return f"one of {', '.join(choices)}"
+    if name == "warm_up":
+        return "true or false"
+    return ("a number" if name == "relevance_cutoff" else "a whole number") + _range(name)
 
 
 def _decode_path(wanted: type, value: str) -> Path:

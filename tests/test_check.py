@@ -48,6 +48,7 @@ def test_a_sound_bundle_passes_and_says_how_fast_it_is(starter_bundle: Path) -> 
         "bundle",
         "parity",
         "dimensions",
+        "plan",
         "known answers",
         "batch invariance",
         "store",
@@ -57,6 +58,7 @@ def test_a_sound_bundle_passes_and_says_how_fast_it_is(starter_bundle: Path) -> 
     ]
     assert found["known answers"]["figures"]["largest_difference"] <= 0.02
     assert found["batch invariance"]["figures"]["cosine_min"] >= 0.9999
+    assert set(found["plan"]["figures"]) == {"workers", "threads", "max_batch_tokens"}
     assert found["50 texts"]["figures"]["texts_per_second"] > 0
     assert found["parity"]["outcome"] == "warning"
     assert {check["outcome"] for check in report["checks"]} == {"ok", "warning"}

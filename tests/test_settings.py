@@ -11,6 +11,9 @@ OTHER_VALUES = {
     "model": ("models/other", Path("models/other")),
     "precision": ("int8-block", "int8-block"),
     "threads": ("3", 3),
+    "workers": ("4", 4),
+    "warm_up": ("false", False),
+    "cache_bytes": ("1000000", 1_000_000),
     "max_batch_tokens": ("4096", 4096),
     "max_queued_tokens": ("1000", 1000),
     "max_batch_texts": ("16", 16),
@@ -85,6 +88,8 @@ def test_an_unknown_variable_is_refused_with_the_nearest_name(variable: str, mea
         ("MEMORY_THREADS", "-1", "a whole number of at least 0"),
         ("MEMORY_MAX_BATCH_TEXTS", "0", "a whole number of at least 1"),
         ("MEMORY_RELEVANCE_CUTOFF", "1.5", "a number from -1 to 1"),
+        ("MEMORY_CACHE_BYTES", "1GB", "a whole number of at least 0"),
+        ("MEMORY_WARM_UP", "maybe", "true or false"),
         ("MEMORY_LOG_LEVEL", "loud", "one of debug, info, warning, error"),
         ("MEMORY_PRECISION", "fp8", "one of fp32, int8, int8-block, fp16, bf16"),
     ],
@@ -94,6 +99,13 @@ def test_a_malformed_value_is_refused_with_what_was_expected(
 ) -> None:
     with pytest.raises(InvalidSettings, match=f"{variable}={value}: expected {expected}"):
         Settings.from_environ({variable: value})
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("true", True), ("1", True), ("False", False), ("0", False)]
+)
+def test_a_switch_is_true_or_false(value: str, expected: bool) -> None:
+    assert Settings.from_environ({"MEMORY_WARM_UP": value}).warm_up is expected
 
 
 def test_a_malformed_flag_is_called_by_its_name() -> None:

@@ -10,13 +10,13 @@ from litestar import Request, Response, post
 from litestar.di import NamedDependency
 from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import Example
-from litestar.params import BodyKwarg
+from litestar.params import BodyKwarg, HeaderParameter
 from msgspec import Meta, Raw
 
 from service.api.json_body import StrictJson
 from service.api.models import side_of_model
 from service.api.problems import OPENAI_ERRORS, ClientDisconnected
-from service.embedding.embedder import EmbeddedTexts, Embedder, Timings
+from service.embedding.embedder import INTERACTIVE_TEXTS, EmbeddedTexts, Embedder
 from service.embedding.manifest import Manifest
 from service.embedding.onnx_model import Embeddings
 from service.embedding.prompts import (
@@ -30,6 +30,17 @@ from service.errors import InvalidInput
 T = TypeVar("T")
 
 Name = Annotated[str, Meta(max_length=256)]
+
+RequestTimeout = Annotated[
+    int | None,
+    HeaderParameter(
+        name="X-Request-Timeout-Ms",
+        ge=1,
+        le=86_400_000,
+        description="Milliseconds from the arrival of the request, after which it is answered 504 "
+        "and what of it is still queued is dropped. Not set: none.",
+    ),
+]
 
 # Writing this many embeddings takes about a millisecond; more would hold up the event loop.
 ENCODED_ON_THE_LOOP = 32
@@ -72,6 +83,13 @@ class EmbeddingsRequest(msgspec.Struct, kw_only=True):
     truncate: Annotated[
         bool | None,
         Meta(description="Cut texts that are over the model's limit instead of refusing them."),
+    ] = None
+    priority: Annotated[
+        Literal["bulk"] | None,
+        Meta(
+            description="`bulk` lets other requests go first. Requests of more than "
+            f"{INTERACTIVE_TEXTS} texts do so anyway."
+        ),
     ] = None
 
 
@@ -151,12 +169,14 @@ async def create_embeddings(
     request: Request[Any, Any, Any],
     data: Annotated[EmbeddingsRequest, BodyKwarg(examples=REQUEST_EXAMPLES)],
     embedder: NamedDependency[Embedder],
+    x_request_timeout_ms: RequestTimeout = None,
 ) -> Response[bytes]:
     """Embed one text or a list of texts.
 
     A text is embedded behind a prompt, which `input_type`, `prompt_name` or the suffix of `model`
     chooses; without any of them it is the model's default (see `/info`). The answer names in
-    `truncated` the texts that were cut, where `truncate` allowed it and any was.
+    `truncated` the texts that were cut, where `truncate` allowed it and any was, and in its header
+    `Server-Timing` where the time went, in milliseconds, and how many tokens were read.
     """
     prompt = choose_prompt(embedder.manifest, data)
     embedded = await _unless_disconnected(
@@ -166,6 +186,8 @@ async def create_embeddings(
             prompt=prompt,
             dimensions=data.dimensions,
             truncate=bool(data.truncate),
+            priority=data.priority,
+            timeout_seconds=None if x_request_timeout_ms is None else x_request_timeout_ms / 1000,
         ),
     )
     return Response(
@@ -173,7 +195,7 @@ async def create_embeddings(
             embedded, data.model or embedder.manifest.name, data.encoding_format or "float"
         ),
         media_type="application/json",
-        headers={"Server-Timing": _server_timing(embedded.timings)},
+        headers={"Server-Timing": _server_timing(embedded)},
     )
 
 
@@ -272,8 +294,10 @@ async def _disconnection(request: Request[Any, Any, Any]) -> None:
         pass
 
 
-def _server_timing(timings: Timings) -> str:
+def _server_timing(embedded: EmbeddedTexts) -> str:
+    timings = embedded.timings
     return (
         f"tokenization;dur={timings.tokenization * 1000:.2f}, "
-        f"queue;dur={timings.queue * 1000:.2f}, inference;dur={timings.inference * 1000:.2f}"
+        f"queue;dur={timings.queue * 1000:.2f}, inference;dur={timings.inference * 1000:.2f}, "
+        f'tokens;desc="{sum(embedded.tokens)}"'
     )

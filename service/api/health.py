@@ -12,6 +12,7 @@ from litestar.openapi.spec import Example
 
 import service
 from service.api.problems import Problem, answer, problem_spec
+from service.embedding.cache import CacheInfo
 from service.embedding.embedder import Limits
 from service.embedding.manifest import Parity, Relevance, Source
 from service.errors import ServiceError
@@ -56,6 +57,9 @@ class Info(msgspec.Struct, kw_only=True):
     query_prompt: str | None
     document_prompt: str | None
     limits: Limits
+    workers: int
+    threads: int
+    cache: CacheInfo | None
     parity: Parity | None
     relevance: Relevance | None
     relevance_cutoff: float
@@ -82,9 +86,12 @@ INFO_EXAMPLE = {
     "limits": {
         "max_tokens_per_text": 2048,
         "max_batch_texts": 2048,
-        "max_batch_tokens": 2048,
+        "max_batch_tokens": 320,
         "max_queued_tokens": 524288,
     },
+    "workers": 2,
+    "threads": 2,
+    "cache": None,
     "parity": {
         "reference": "sentence-transformers 5.7.0, float32",
         "texts": 412,
@@ -189,8 +196,9 @@ async def ready(
 async def info(memories: NamedDependency[Memories]) -> Info:
     """The model, what it can do, what one request may hold, how faithful it is, and the store.
 
-    `parity` compares the running variant with the reference implementation; null where that was
-    not measured.
+    So many `workers` compute a batch each at the same time, on so many `threads` in all. `cache` is
+    null where none was asked for. `parity` compares the running variant with the reference
+    implementation; null where that was not measured.
     """
     embedder = memories.embedder
     manifest = embedder.manifest
@@ -206,6 +214,9 @@ async def info(memories: NamedDependency[Memories]) -> Info:
         query_prompt=manifest.query_prompt,
         document_prompt=manifest.document_prompt,
         limits=embedder.limits,
+        workers=embedder.workers,
+        threads=embedder.threads,
+        cache=embedder.cache_info(),
         parity=embedder.variant.parity,
         relevance=manifest.relevance,
         relevance_cutoff=memories.relevance_cutoff,

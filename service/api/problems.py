@@ -13,6 +13,7 @@ from litestar.openapi import ResponseSpec
 from service.errors import (
     BatchTooLarge,
     Conflict,
+    DeadlineExceeded,
     EmptyInput,
     IdempotencyKeyReused,
     InferenceError,
@@ -61,6 +62,7 @@ PROBLEMS: dict[type[ServiceError], Problem] = {
     Conflict: Problem("conflict", 409, 409, "invalid_request_error"),
     StoreUnavailable: Problem("store_unavailable", 503, 503, "server_error"),
     Overloaded: Problem("overloaded", 429, 429, "rate_limit_error"),
+    DeadlineExceeded: Problem("deadline_exceeded", 504, 504, "server_error"),
     InferenceError: Problem("inference_failed", 500, 500, "server_error"),
 }
 
@@ -119,6 +121,11 @@ OPENAI_ERRORS = {
     ),
     500: ResponseSpec(
         OpenAIError, generate_examples=False, description="The model failed; the log says why."
+    ),
+    504: ResponseSpec(
+        OpenAIError,
+        generate_examples=False,
+        description="It was not done in the time that the request allows.",
     ),
 }
 

@@ -5,22 +5,32 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
+from service.embedding.batching import Priority
+from service.embedding.cache import CacheInfo, EmbeddingCache, embed_cached
 from service.embedding.manifest import Manifest, Precision, read_manifest
 from service.embedding.onnx_model import Embeddings, OnnxModel, load_model
 from service.embedding.scheduler import Scheduler, open_scheduler
-from service.embedding.tokenization import TokenizedText, Tokenizer, load_tokenizer
+from service.embedding.tokenization import (
+    TokenizedText,
+    Tokenizer,
+    load_tokenizer,
+    pieces,
+    tokenize_behind,
+)
+from service.embedding.warm_up import plan_for
 from service.errors import (
     BatchTooLarge,
+    DeadlineExceeded,
     EmptyInput,
     InferenceError,
-    InvalidInput,
     ModelLoadError,
     ServiceError,
     UnsupportedDimensions,
@@ -28,10 +38,8 @@ from service.errors import (
 
 logger = logging.getLogger(__name__)
 
-# On two CPU cores 256 tokens at once are computed as fast, per token, as any more are; a GPU wants
-# more. A larger batch only makes those wait that come after it.
-CPU_BATCH_TOKENS = 2_048
-GPU_BATCH_TOKENS = 16_384
+# A request of more texts than this is bulk, and others do not wait for it.
+INTERACTIVE_TEXTS = 8
 
 # A batch that was computed this recently proves the same as one more text would.
 RECENT_SECONDS = 5.0
@@ -41,8 +49,11 @@ CHECK_TIMEOUT_SECONDS = 30.0
 
 TOKENIZATION_THREADS = 2
 
-# Tokenizing this much takes some 10 ms.
-CHARACTERS_AT_ONCE = 50_000
+# Tokenizing this much takes 0.3 ms at most, and little more than to hand it to another thread.
+CHARACTERS_ON_THE_LOOP = 2_000
+
+# What the model is tried with, since it has to be some text.
+TRIAL = "ready?"
 
 T = TypeVar("T")
 
@@ -87,12 +98,17 @@ class Embedder:
         tokenizer: Tokenizer,
         model: OnnxModel,
         scheduler: Scheduler,
-        threads: ThreadPoolExecutor,
+        tokenization_threads: ThreadPoolExecutor,
+        *,
         limits: Limits,
+        workers: int,
+        cache: EmbeddingCache | None = None,
     ) -> None:
         self.manifest = manifest
         self.variant = model.variant
         self.execution_providers = model.execution_providers
+        self.threads = model.threads
+        self.workers = workers
         self.limits = limits
         self.loaded_at = int(time.time())
         self.dimensions = manifest.dimensions
@@ -101,7 +117,8 @@ class Embedder:
         )
         self._tokenizer = tokenizer
         self._scheduler = scheduler
-        self._threads = threads
+        self._tokenization_threads = tokenization_threads
+        self._cache = cache
 
     async def embed(
         self,
@@ -110,8 +127,13 @@ class Embedder:
         prompt: str,
         dimensions: int | None = None,
         truncate: bool = False,
+        priority: Literal["bulk"] | None = None,
+        timeout_seconds: float | None = None,
     ) -> EmbeddedTexts:
         """Embed each text behind the prompt, at full size unless `dimensions` says otherwise.
+
+        Bulk requests are those of more than INTERACTIVE_TEXTS texts, and those that say so. What
+        is not done in `timeout_seconds` is given up, and costs nothing more.
 
         Raises:
             EmptyInput: there is no text, or one of them is empty.
@@ -120,19 +142,79 @@ class Embedder:
             InvalidInput: a text is not valid Unicode.
             TextTooLong: a text exceeds the model's limit and `truncate` is false.
             Overloaded: the queue is full.
+            DeadlineExceeded: they were not embedded in `timeout_seconds`.
             InferenceError: the model failed on one of these texts.
         """
         if dimensions is not None and dimensions not in self.supported_dimensions:
             raise UnsupportedDimensions(dimensions, supported=self.supported_dimensions)
         self._check(texts)
-        self._scheduler.check_room()
+        few = len(texts) <= INTERACTIVE_TEXTS
+        given: Priority = "interactive" if few and priority is None else "bulk"
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                return await self._embed(
+                    texts, prompt, dimensions or self.dimensions, truncate, given
+                )
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"expected the embeddings in {timeout_seconds:g} s, as the request says, but they "
+                "are not ready; allow more time, or send fewer texts"
+            ) from None
+
+    async def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens each text has for the model, special tokens included, at any length."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._tokenization_threads, lambda: [self._tokenizer.count(text) for text in texts]
+        )
+
+    def cache_info(self) -> CacheInfo | None:
+        """What the cache holds; None where there is none."""
+        return None if self._cache is None else self._cache.info()
+
+    async def check(self) -> None:
+        """Return if all workers live and the model embeds: lately, or else a short text now.
+
+        Raises:
+            Overloaded: the queue is full, and nothing was computed lately.
+            InferenceError: a worker is missing, or the model failed, or gave no answer in time.
+        """
+        if (alive := self._scheduler.workers_alive) < self.workers:
+            raise InferenceError(
+                f"expected {self.workers} inference workers, got {alive}; the log says why one "
+                "ended, and another takes its place"
+            )
+        if self._scheduler.seconds_since_success() < RECENT_SECONDS:
+            return
+        (trial,) = self._tokenizer.tokenize([TRIAL], truncate=False)
+        try:
+            async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
+                await self._scheduler.embed([trial.ids], "interactive")
+        except TimeoutError:
+            if self._scheduler.seconds_since_success() > CHECK_TIMEOUT_SECONDS:
+                raise InferenceError(
+                    f"the model has given no answer for {CHECK_TIMEOUT_SECONDS:.0f} s"
+                ) from None
+
+    async def _embed(
+        self, texts: Sequence[str], prompt: str, dimensions: int, truncate: bool, priority: Priority
+    ) -> EmbeddedTexts:
+        if self._cache is None:  # what is kept needs no room
+            self._scheduler.check_room()
         started = time.perf_counter()
-        tokenized = await self._tokenize(texts, prompt, truncate)
+        if sum(map(len, texts)) <= CHARACTERS_ON_THE_LOOP:
+            tokenized = tokenize_behind(prompt, texts, self._tokenizer, truncate=truncate)
+        else:
+            tokenized = await self._tokenize_in_threads(texts, prompt, truncate)
         tokenization_seconds = time.perf_counter() - started
-        scheduled = await self._scheduler.embed([text.ids for text in tokenized])
+        ids = [text.ids for text in tokenized]
+        if self._cache is None:
+            scheduled = await self._scheduler.embed(ids, priority)
+        else:
+            scheduled = await embed_cached(self._cache, self._scheduler, ids, priority)
         return EmbeddedTexts(
-            embeddings=shorten(scheduled.embeddings, dimensions or self.dimensions),
-            tokens=tuple(len(text.ids) for text in tokenized),
+            embeddings=shorten(scheduled.embeddings, dimensions),
+            tokens=tuple(map(len, ids)),
             truncated=tuple(index for index, text in enumerate(tokenized) if text.truncated),
             timings=Timings(
                 tokenization=tokenization_seconds,
@@ -141,52 +223,28 @@ class Embedder:
             ),
         )
 
-    async def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """How many tokens each text has for the model, special tokens included, at any length."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._threads, lambda: [self._tokenizer.count(text) for text in texts]
-        )
-
-    async def check(self) -> None:
-        """Return if the model embeds: it has just done so, or it embeds a short text now.
-
-        Raises:
-            Overloaded: the queue is full, and nothing was computed lately.
-            InferenceError: the model failed, or gave no answer in time.
-        """
-        if self._scheduler.seconds_since_success() < RECENT_SECONDS:
-            return
-        try:
-            async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
-                await self.embed(["ready?"], prompt="")
-        except TimeoutError:
-            if self._scheduler.seconds_since_success() > CHECK_TIMEOUT_SECONDS:
-                raise InferenceError(
-                    f"the model has given no answer for {CHECK_TIMEOUT_SECONDS:.0f} s"
-                ) from None
-
-    async def _tokenize(
+    async def _tokenize_in_threads(
         self, texts: Sequence[str], prompt: str, truncate: bool
     ) -> list[TokenizedText]:
         # Piece by piece, so that a large request neither holds up the small ones nor is tokenized
         # to its end when that is more than the queue can hold.
         loop = asyncio.get_running_loop()
         tokenized: list[TokenizedText] = []
-        tokens = 0
-        for piece in _pieces(texts):
-            tokenized_piece = await loop.run_in_executor(
-                self._threads,
-                _tokenize,
-                self._tokenizer,
-                piece,
-                len(tokenized),
+        tokens: dict[str, int] = {}  # by text, since the same text is computed once
+        for piece in pieces(texts):
+            tokenize = partial(
+                tokenize_behind,
                 prompt,
-                truncate,
+                piece,
+                self._tokenizer,
+                truncate=truncate,
+                first_index=len(tokenized),
             )
+            tokenized_piece = await loop.run_in_executor(self._tokenization_threads, tokenize)
             tokenized += tokenized_piece
-            tokens += sum(len(text.ids) for text in tokenized_piece)
-            self._scheduler.check_room(tokens)
+            if self._cache is None:
+                tokens |= zip(piece, (len(text.ids) for text in tokenized_piece), strict=True)
+                self._scheduler.check_room(sum(tokens.values()))
         return tokenized
 
     def _check(self, texts: Sequence[str]) -> None:
@@ -213,42 +271,65 @@ async def open_embedder(
     max_batch_tokens: int = 0,
     precision: Precision | None = None,
     threads: int = 0,
+    workers: int = 0,
+    warm_up: bool = True,
+    cache_bytes: int = 0,
 ) -> AsyncIterator[Embedder]:
     """An embedder of the bundle in this folder; leaving it finishes what was accepted.
 
-    `threads` compute one batch, 0 for each core one; `max_batch_tokens` 0 suits the processor.
+    `threads` compute at the same time, 0 for each core one. `workers` and `max_batch_tokens` are
+    measured where they are 0, unless there is to be no `warm_up`.
 
     Raises:
         ModelLoadError: the bundle is missing, damaged, or not for this machine.
     """
     started = time.perf_counter()
     manifest = read_manifest(bundle)
+    load = partial(
+        load_model, bundle, manifest, precision=precision, threads=threads, one_core=workers != 1
+    )
     (tokenizer, tokenizer_seconds), (model, model_seconds) = await asyncio.gather(
         asyncio.to_thread(_timed, lambda: load_tokenizer(bundle, manifest)),
-        asyncio.to_thread(
-            _timed, lambda: load_model(bundle, manifest, precision=precision, threads=threads)
-        ),
+        asyncio.to_thread(_timed, load),
     )
-    on_cpu = model.execution_providers[0] == "CPUExecutionProvider"
+    with _refusing(bundle):
+        (trial,) = tokenizer.tokenize([TRIAL], truncate=False)
+        choose_plan = partial(
+            plan_for,
+            model,
+            trial.ids,
+            workers=workers,
+            max_batch_tokens=max_batch_tokens,
+            measured=warm_up,
+        )
+        plan, warm_up_seconds = await asyncio.to_thread(_timed, choose_plan)
+    if plan.workers == 1:
+        model.release_one_core()
     limits = Limits(
         max_tokens_per_text=manifest.max_tokens,
         max_batch_texts=max_batch_texts,
-        max_batch_tokens=max_batch_tokens or (CPU_BATCH_TOKENS if on_cpu else GPU_BATCH_TOKENS),
+        max_batch_tokens=plan.max_batch_tokens,
         max_queued_tokens=max_queued_tokens,
     )
     with ThreadPoolExecutor(TOKENIZATION_THREADS, "tokenization") as tokenization_threads:
         async with open_scheduler(
-            model.run,
-            max_batch_tokens=limits.max_batch_tokens,
-            max_queued_tokens=limits.max_queued_tokens,
+            model.run, plan, max_queued_tokens=limits.max_queued_tokens
         ) as scheduler:
-            embedder = Embedder(manifest, tokenizer, model, scheduler, tokenization_threads, limits)
-            try:
+            embedder = Embedder(
+                manifest,
+                tokenizer,
+                model,
+                scheduler,
+                tokenization_threads,
+                limits=limits,
+                workers=plan.workers,
+                cache=EmbeddingCache(cache_bytes) if cache_bytes else None,
+            )
+            with _refusing(bundle):
                 await embedder.check()
-            except ServiceError as error:
-                raise ModelLoadError(f"{bundle} was loaded, but cannot embed: {error}") from error
             logger.info(
-                "loaded %s (%s, %s) from %s in %.2f s: tokenizer %.2f s, session %.2f s",
+                "loaded %s (%s, %s) from %s in %.2f s: tokenizer %.2f s, session %.2f s, "
+                "warm-up %.2f s",
                 manifest.name,
                 model.variant.precision,
                 model.execution_providers[0],
@@ -256,6 +337,7 @@ async def open_embedder(
                 time.perf_counter() - started,
                 tokenizer_seconds,
                 model_seconds,
+                warm_up_seconds,
             )
             if manifest.notice:
                 logger.info(manifest.notice)
@@ -285,35 +367,12 @@ def shorten(embeddings: Embeddings, dimensions: int) -> Embeddings:
     return np.ascontiguousarray(beginnings / lengths)
 
 
-def _pieces(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    first = characters = 0
-    for index, text in enumerate(texts):
-        if characters > CHARACTERS_AT_ONCE:
-            yield texts[first:index]
-            first, characters = index, 0
-        characters += len(text)
-    yield texts[first:]
-
-
-def _tokenize(
-    tokenizer: Tokenizer, texts: Sequence[str], first_index: int, prompt: str, truncate: bool
-) -> list[TokenizedText]:
-    for index, text in enumerate(texts, first_index):
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidInput(
-                f"text {index} is not valid Unicode: at position {error.start} there is half of a "
-                f"surrogate pair (U+{ord(text[error.start]):04X})",
-                parameter="input",
-            ) from None
-    tokenized = tokenizer.tokenize(
-        [prompt + text for text in texts], truncate=truncate, first_index=first_index
-    )
-    for index, text_ids in enumerate(tokenized, first_index):
-        if not len(text_ids.ids):
-            raise EmptyInput(f"text {index} has nothing that the model reads", parameter="input")
-    return tokenized
+@contextmanager
+def _refusing(bundle: Path) -> Iterator[None]:
+    try:
+        yield
+    except ServiceError as error:
+        raise ModelLoadError(f"{bundle} was loaded, but cannot embed: {error}") from error
 
 
 def _timed(load: Callable[[], T]) -> tuple[T, float]:

@@ -1,4 +1,4 @@
-"""The ONNX Runtime session: token ids to embeddings."""
+"""The ONNX Runtime sessions: token ids to embeddings."""
 
 import platform
 from collections.abc import Sequence
@@ -8,54 +8,85 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from service.embedding.batching import Cores
+from service.embedding.cores import usable_cores
 from service.embedding.manifest import Manifest, Precision, Variant, verify_file
 from service.embedding.tokenization import TokenIds, pad
 from service.errors import InferenceError, ModelLoadError
 
 Embeddings = npt.NDArray[np.float32]
 
-_LOG_ERRORS_ONLY = 3
-
 # The CPU kernels sum the 256 products of a query and a key in one go where there are at most 64
 # keys, and in two halves where there are more. The last bit that differs flips a rounding in int8,
 # so texts on either side of it are not padded together: each keeps its one embedding.
-_SUMMED_AT_ONCE = 64
+LENGTH_BORDER = 64
+
+CPU_PROVIDER = "CPUExecutionProvider"
+
+# The scores of one text of 1,024 tokens take some 50 MB.
+_SCORES_TO_KEEP = 1_024 * 1_024
+
+_LOG_ERRORS_ONLY = 3
 
 
 class OnnxModel:
-    """One variant of a bundle, loaded. Safe to run from several threads."""
+    """One variant of a bundle, loaded. Safe to run from several threads.
+
+    On `one_core` each thread that runs it computes a batch of its own; None leaves that to the
+    session on all cores.
+    """
 
     def __init__(
-        self, session: onnxruntime.InferenceSession, manifest: Manifest, variant: Variant
+        self,
+        all_cores: onnxruntime.InferenceSession,
+        one_core: onnxruntime.InferenceSession | None,
+        manifest: Manifest,
+        variant: Variant,
+        *,
+        threads: int,
     ) -> None:
-        self._session = session
+        self._all_cores = all_cores
+        self._one_core = one_core or all_cores
         self._output = manifest.output
         self._pad_token_id = manifest.pad_token_id
         self.variant = variant
-        self.execution_providers: tuple[str, ...] = tuple(session.get_providers())
+        self.threads = threads
+        self.execution_providers: tuple[str, ...] = tuple(all_cores.get_providers())
 
-    def run(self, tokens: Sequence[TokenIds]) -> Embeddings:
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the processor computes it, not a device beside it."""
+        return self.execution_providers[0] == CPU_PROVIDER
+
+    def release_one_core(self) -> None:
+        """Leave everything to the session on all cores, and free the other's memory."""
+        self._one_core = self._all_cores
+
+    def run(self, tokens: Sequence[TokenIds], cores: Cores = "all") -> Embeddings:
         """The embeddings of one batch at full size and unit length.  # (texts, dimensions)
 
         Raises:
             InferenceError: ONNX Runtime failed, or a component is not finite.
         """
+        session = self._one_core if cores == "one" else self._all_cores
         lengths = np.array([len(ids) for ids in tokens])
         order, parts = [], []
-        for group in (lengths <= _SUMMED_AT_ONCE, lengths > _SUMMED_AT_ONCE):
+        for group in (lengths <= LENGTH_BORDER, lengths > LENGTH_BORDER):
             if group.any():
                 order.append(np.flatnonzero(group))
-                parts.append(self._run([tokens[index] for index in order[-1].tolist()]))
+                parts.append(self._run(session, [tokens[index] for index in order[-1].tolist()]))
         embeddings = np.concatenate(parts)[np.argsort(np.concatenate(order))]
         if not np.isfinite(embeddings).all():
             raise InferenceError(f"inference gave non-finite values on {len(tokens)} texts")
         return embeddings
 
-    def _run(self, tokens: Sequence[TokenIds]) -> Embeddings:
+    def _run(self, session: onnxruntime.InferenceSession, tokens: Sequence[TokenIds]) -> Embeddings:
         input_ids, attention_mask = pad(tokens, self._pad_token_id)
         try:
-            (embeddings,) = self._session.run(
-                [self._output], {"input_ids": input_ids, "attention_mask": attention_mask}
+            (embeddings,) = session.run(
+                [self._output],
+                {"input_ids": input_ids, "attention_mask": attention_mask},
+                _run_options(*input_ids.shape),
             )
         except Exception as error:  # the runtime's exceptions share no other base
             raise InferenceError(f"inference failed on a batch of {len(tokens)} texts") from error
@@ -63,11 +94,18 @@ class OnnxModel:
 
 
 def load_model(
-    bundle: Path, manifest: Manifest, *, precision: Precision | None = None, threads: int = 0
+    bundle: Path,
+    manifest: Manifest,
+    *,
+    precision: Precision | None = None,
+    threads: int = 0,
+    one_core: bool = False,
 ) -> OnnxModel:
     """The first variant of the bundle that this machine can run, or the one of `precision`.
 
-    `threads` is the number of threads one batch is computed with; 0 takes one for each core.
+    `threads` is the number of threads a batch on all cores is computed with; 0 takes one for each
+    core that the process may use. `one_core` loads a second session, whose batches are computed by
+    the thread that runs them alone; with one thread, or on a GPU, it is the first one.
 
     Raises:
         ModelLoadError: no variant fits, or a file is missing, damaged or not the expected graph.
@@ -75,18 +113,8 @@ def load_model(
     variant = choose_variant(manifest, available_execution_providers(), precision)
     graph = verify_file(bundle, variant.graph)
     verify_file(bundle, variant.weights)
-    try:
-        session = onnxruntime.InferenceSession(
-            graph, _session_options(threads), providers=list(variant.execution_providers)
-        )
-    except Exception as error:  # the runtime's exceptions share no other base
-        raise ModelLoadError(f"ONNX Runtime cannot load {graph}: {error}") from error
-    if session.get_providers()[0] != variant.execution_providers[0]:
-        raise ModelLoadError(
-            f"ONNX Runtime could not start {variant.execution_providers[0]} and would compute "
-            f"{graph} on {session.get_providers()[0]}; install what it misses, or set "
-            "MEMORY_PRECISION to that of another variant"
-        )
+    threads = threads or usable_cores()
+    session = _open_session(graph, variant, threads)
     outputs = [output.name for output in session.get_outputs()]
     inputs = {value.name for value in session.get_inputs()}
     if manifest.output not in outputs or inputs != {"input_ids", "attention_mask"}:
@@ -94,7 +122,10 @@ def load_model(
             f"{graph} should map input_ids and attention_mask to {manifest.output}, "
             f"but maps {', '.join(sorted(inputs))} to {', '.join(outputs)}"
         )
-    return OnnxModel(session, manifest, variant)
+    second = None
+    if one_core and threads > 1 and variant.execution_providers[0] == CPU_PROVIDER:
+        second = _open_session(graph, variant, 1)
+    return OnnxModel(session, second, manifest, variant, threads=threads)
 
 
 def available_execution_providers() -> tuple[str, ...]:
@@ -125,6 +156,22 @@ def choose_variant(
     )
 
 
+def _open_session(graph: Path, variant: Variant, threads: int) -> onnxruntime.InferenceSession:
+    try:
+        session = onnxruntime.InferenceSession(
+            graph, _session_options(threads), providers=list(variant.execution_providers)
+        )
+    except Exception as error:  # the runtime's exceptions share no other base
+        raise ModelLoadError(f"ONNX Runtime cannot load {graph}: {error}") from error
+    if session.get_providers()[0] != variant.execution_providers[0]:
+        raise ModelLoadError(
+            f"ONNX Runtime could not start {variant.execution_providers[0]} and would compute "
+            f"{graph} on {session.get_providers()[0]}; install what it misses, or set "
+            "MEMORY_PRECISION to that of another variant"
+        )
+    return session
+
+
 def _session_options(threads: int) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _LOG_ERRORS_ONLY
@@ -135,10 +182,18 @@ def _session_options(threads: int) -> onnxruntime.SessionOptions:
     # Threads that spin after a run take the cores from whoever writes the answer; threads that
     # sleep between two products of a run cost it 10 %. 20 microseconds bridge that gap.
     options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
-    # Texts come in every length: a memory pattern would be kept for each shape seen, and the arena
-    # would keep what the longest text took, for a gain in speed of 3 % at most.
+    # Texts come in every length, and a memory pattern would be kept for each shape seen. The arena
+    # stays on: without it a fifth of the time goes into pages that are handed back and taken anew.
     options.enable_mem_pattern = False
-    options.enable_cpu_mem_arena = False
+    return options
+
+
+def _run_options(texts: int, tokens: int) -> onnxruntime.RunOptions | None:
+    """What has the arena hand back what only long texts take: their scores grow with the square."""
+    if texts * tokens * tokens <= _SCORES_TO_KEEP:
+        return None
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     return options
 
 

@@ -1,40 +1,36 @@
-"""Runs the texts of all requests through one model, in batches of texts of similar length.
+"""Runs the texts of all requests through one model, on several workers, in batches that share them.
 
-Every batch holds the text that has waited longest, so that none waits for ever, and is filled with
-those nearest to it in length, so that little of the batch is padding.
+batching.py says which texts are computed next, on how many cores. Here are the bound on what may
+wait, the threads that compute, and the answers.
 """
 
 import asyncio
-import itertools
 import logging
 import threading
 import time
-from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from service.embedding.batching import Batch, Cores, Plan, Priority, TextQueue
+from service.embedding.drain_rate import DrainRate
 from service.embedding.onnx_model import Embeddings
 from service.embedding.tokenization import TokenIds
 from service.errors import BatchTooLarge, InferenceError, Overloaded
 
 logger = logging.getLogger(__name__)
 
-RunBatch = Callable[[Sequence[TokenIds]], Embeddings]
+RunBatch = Callable[[Sequence[TokenIds], Cores], Embeddings]
 
-# Starting a batch costs about as much as this share of a full one: 6 ms, or 30 of 2,048 tokens, on
-# two CPU cores. So up to here padding is cheaper than a batch of its own.
-FREE_PADDING = 1 / 64
+# What a refused client is told in seconds when no rate was measured.
+UNKNOWN_RETRY_AFTER = 1.0
 
-# Beyond that, padding may be this share of a batch: what texts have that differ by a quarter. With
-# texts of 4 to 256 tokens from eight clients it takes 3.1 s where one without a limit takes 7.1.
-MAX_PADDING = 1 / 8
-
-# How much the measured rate keeps of the past at each batch: it shows about the last ten.
-RATE_MEMORY = 0.9
+# How long the place of a worker stays empty that died twice or more without having computed
+# anything, in seconds: doubled each time, so that what kills them all does not take the processor.
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,35 +43,39 @@ class ScheduledEmbeddings:
 
 
 _Answer = asyncio.Future[ScheduledEmbeddings]
+_Answered = list[tuple[_Answer, ScheduledEmbeddings | InferenceError]]
 
 
 class Scheduler:
-    """A bounded queue of texts and the one thread that runs the model; made by open_scheduler."""
+    """A bounded queue of texts and the workers that run the model; made by open_scheduler.
 
-    def __init__(self, run: RunBatch, *, max_batch_tokens: int, max_queued_tokens: int) -> None:
+    A text that several requests want at a time is computed once, and counts once.
+    """
+
+    def __init__(self, run: RunBatch, plan: Plan, *, max_queued_tokens: int) -> None:
         self._run = run
-        self._max_batch_tokens = max_batch_tokens
+        self._plan = plan
         self._max_queued_tokens = max_queued_tokens
         self._loop = asyncio.get_running_loop()
-        self._arrivals = itertools.count()
+        self._closed = threading.Event()
         # The rest is read and written under this condition, which says that something is waiting.
         self._changed = threading.Condition()
-        self._waiting: defaultdict[int, deque[_Text]] = defaultdict(deque)  # by number of tokens
-        self._queued_tokens = 0  # waiting or running
-        self._recent_tokens = 0.0
-        self._recent_seconds = 0.0
+        self._queue: TextQueue[_Text] = TextQueue(plan)
+        self._in_flight: dict[bytes, _Text] = {}  # by its ids: waiting or running
+        self._queued_tokens = 0  # in flight
+        self._workers_alive = plan.workers
+        self._rate = DrainRate()
         self._succeeded_at = -float("inf")
-        self._closing = False
 
-    async def embed(self, texts: Sequence[TokenIds]) -> ScheduledEmbeddings:
-        """The embeddings of a request's texts; a cancelled call takes its texts out of the queue.
+    async def embed(self, texts: Sequence[TokenIds], priority: Priority) -> ScheduledEmbeddings:
+        """The embeddings of a request's texts, at least one; a cancelled call withdraws them.
 
         Raises:
             BatchTooLarge: the texts would not fit into an empty queue.
             Overloaded: they do not fit now, and none of them was accepted.
-            InferenceError: the model failed on one of them, alone.
+            InferenceError: the model failed on one of them, alone, or its worker died.
         """
-        request = self._accept(texts)
+        request = self._accept(texts, priority)
         try:
             return await request.answer
         except asyncio.CancelledError:
@@ -90,213 +90,296 @@ class Scheduler:
             BatchTooLarge: they would not fit into an empty queue.
             Overloaded: they do not fit now.
         """
-        if tokens > self._max_queued_tokens:
-            raise BatchTooLarge(
-                f"the texts have more than {self._max_queued_tokens:,} tokens together, which is "
-                "what the service takes at once; send them in several requests",
-                parameter="input",
-            )
+        self._check_size(tokens)
         with self._changed:
-            if self._closing:
-                raise Overloaded("the service is shutting down", retry_after=1.0)
-            excess = self._queued_tokens + tokens - self._max_queued_tokens
-            if excess > 0:
-                known = self._recent_seconds > 0
-                retry_after = excess * self._recent_seconds / self._recent_tokens if known else 1.0
-                raise Overloaded(
-                    f"{self._queued_tokens:,} tokens are queued, and with {tokens:,} more they "
-                    f"would exceed {self._max_queued_tokens:,}; "
-                    f"there should be room in {retry_after:.1f} s",
-                    retry_after=retry_after,
-                )
+            self._check_room(tokens)
 
     def seconds_since_success(self) -> float:
         """How long ago a batch was computed; infinite where none was, or one failed since."""
         with self._changed:
             return time.perf_counter() - self._succeeded_at
 
+    @property
+    def workers_alive(self) -> int:
+        """How many workers there are; fewer than planned while some die again and again."""
+        return self._workers_alive
+
+    @property
+    def queued_tokens(self) -> int:
+        """How many tokens are waiting or running."""
+        return self._queued_tokens
+
     def work(self) -> None:
-        """Compute what is accepted until the scheduler is closed and its queue is empty."""
-        while batch := self._next_batch():
-            started = time.perf_counter()
-            self._compute(batch)
-            seconds = time.perf_counter() - started
+        """Be a worker, and after its death the next one, until all that was accepted is done."""
+        pause = 0.0
+        while True:
+            life = _Life()
+            try:
+                self._live(life)
+                break
+            except BaseException as error:  # noqa: BLE001 - the next worker must not die of it
+                self._bury(life, error)
+            if life.computed:
+                pause = 0.0
+            self._closed.wait(pause)
+            pause = min(max(FIRST_PAUSE, 2 * pause), LONGEST_PAUSE)
             with self._changed:
-                self._recent_tokens = RATE_MEMORY * self._recent_tokens + _tokens(batch)
-                self._recent_seconds = RATE_MEMORY * self._recent_seconds + seconds
+                self._workers_alive += 1
+        with self._changed:
+            self._workers_alive -= 1
 
     def close(self) -> None:
         """Accept nothing more."""
         with self._changed:
-            self._closing = True
-            self._changed.notify()
+            self._closed.set()
+            self._changed.notify_all()
 
-    def _accept(self, texts: Sequence[TokenIds]) -> "_Request":
-        tokens = sum(map(len, texts))
-        request = _Request(self._loop.create_future(), texts=len(texts), tokens=tokens)
+    def _accept(self, texts: Sequence[TokenIds], priority: Priority) -> "_Request":
+        positions: dict[bytes, list[int]] = {}
+        for position, ids in enumerate(texts):
+            positions.setdefault(ids.tobytes(), []).append(position)
+        distinct = {key: texts[at[0]] for key, at in positions.items()}
+        self._check_size(_tokens(distinct.values()))
+        request = _Request(self._loop.create_future(), len(texts), time.perf_counter())
         with self._changed:
-            self.check_room(tokens)
-            for position, ids in enumerate(texts):
-                text = _Text(next(self._arrivals), request, position, ids)
-                self._waiting[len(ids)].append(text)
-            self._queued_tokens += tokens
-            self._changed.notify()
+            new = [ids for key, ids in distinct.items() if key not in self._in_flight]
+            self._check_room(_tokens(new))
+            self._queued_tokens += _tokens(new)
+            for key, ids in distinct.items():
+                text = self._in_flight.get(key)
+                if text is None:
+                    text = self._in_flight[key] = _Text(key, ids)
+                    self._queue.put(text, len(ids), priority)
+                elif text.running:
+                    request.started_at = request.arrived_at
+                elif priority == "interactive":
+                    self._queue.promote(text)
+                text.receivers[request] = positions[key]
+                request.texts.append(text)
+            self._changed.notify(len(new))
         return request
 
+    def _check_size(self, tokens: int) -> None:
+        if tokens > self._max_queued_tokens:
+            raise BatchTooLarge(
+                f"the texts have more than {self._max_queued_tokens:,} tokens together, which is "
+                "what the service takes at once; send them in several requests",
+                parameter="input",
+            )
+
+    def _check_room(self, tokens: int) -> None:
+        if self._closed.is_set():
+            raise Overloaded("the service is shutting down", retry_after=UNKNOWN_RETRY_AFTER)
+        excess = self._queued_tokens + tokens - self._max_queued_tokens
+        if excess > 0:
+            retry_after = self._rate.seconds_for(excess) or UNKNOWN_RETRY_AFTER
+            raise Overloaded(
+                f"{self._queued_tokens:,} tokens are queued, and with {tokens:,} more they "
+                f"would exceed {self._max_queued_tokens:,}; "
+                f"there should be room in {retry_after:.1f} s",
+                retry_after=retry_after,
+            )
+
     def _withdraw(self, request: "_Request") -> None:
-        # Its texts stay where they are until the worker comes across them, but count no more.
-        request.withdrawn = True
-        self._queued_tokens -= request.waiting_tokens
-        request.waiting_tokens = 0
+        for text in request.texts:
+            if text.receivers.pop(request, None) and not (text.receivers or text.running):
+                self._queue.drop(text)
+                self._leave(text)
+        request.texts.clear()
 
-    def _next_batch(self) -> "list[_Text]":
+    def _leave(self, text: "_Text") -> None:
+        del self._in_flight[text.key]
+        self._queued_tokens -= len(text.ids)
+
+    def _live(self, life: "_Life") -> None:
+        while batch := self._next_batch():
+            life.batch = batch
+            self._compute(batch.texts, batch.cores)
+            life.computed = True
+            life.batch = None
+            with self._changed:
+                tokens = _tokens(text.ids for text in batch.texts)
+                self._rate.end(time.perf_counter(), tokens)
+
+    def _next_batch(self) -> "Batch[_Text] | None":
         with self._changed:
-            while True:
-                if batch := self._take_batch():
-                    return batch
-                if self._closing:
-                    return []
+            while not (batch := self._take_batch()):
+                if self._closed.is_set():
+                    return None
                 self._changed.wait()
+            now = time.perf_counter()
+            self._rate.begin(now)
+            for text in batch.texts:
+                text.running = True
+                for request in text.receivers:
+                    request.started_at = request.started_at or now
+            return batch
 
-    def _take_batch(self) -> "list[_Text]":
-        for length, texts in list(self._waiting.items()):
-            while texts and texts[0].request.withdrawn:
-                texts.popleft()
-            if not texts:
-                del self._waiting[length]
-        if not self._waiting:
-            return []
-        oldest = min(self._waiting, key=lambda length: self._waiting[length][0].arrival)
-        batch: list[_Text] = []
-        longest = tokens = 0
-        for length in sorted(self._waiting, key=lambda length: abs(length - oldest)):
-            texts = self._waiting[length]
-            while texts and self._fits(len(batch) + 1, max(longest, length), tokens + length):
-                text = texts.popleft()
-                if not text.request.withdrawn:
-                    batch.append(text)
-                    longest = max(longest, length)
-                    tokens += length
-        now = time.perf_counter()
-        for text in batch:
-            text.request.waiting_tokens -= len(text.ids)
-            text.request.started_at = text.request.started_at or now
-        return batch
-
-    def _fits(self, texts: int, longest: int, tokens: int) -> bool:
-        padded = texts * longest
-        padding = padded - tokens
-        allowed = max(MAX_PADDING * padded, FREE_PADDING * self._max_batch_tokens)
-        return texts == 1 or (padded <= self._max_batch_tokens and padding <= allowed)
-
-    def _compute(self, batch: "Sequence[_Text]") -> None:
+    def _take_batch(self) -> "Batch[_Text] | None":
         try:
-            embeddings = self._run([text.ids for text in batch])
-            self._deliver(batch, embeddings)
-        except Exception as error:  # noqa: BLE001 - it concerns this batch, and must not end the thread
+            return self._queue.take(self._rate.computing)
+        except BaseException as error:
+            # Which texts the queue still holds is unknown now, and none of them may wait for ever.
+            self._queue = TextQueue(self._plan)
+            waiting = [text for text in self._in_flight.values() if not text.running]
+            for text in waiting:
+                text.running = True
+            self._fail(waiting, _died_of(error))
+            raise
+
+    def _compute(self, texts: "Sequence[_Text]", cores: Cores) -> None:
+        try:
+            embeddings = self._run([text.ids for text in texts], cores)
+            if embeddings.ndim != 2 or len(embeddings) != len(texts):
+                raise InferenceError(f"{len(texts)} texts gave an array of {embeddings.shape}")
+        except Exception as error:  # it concerns this batch, and must not end the worker
+            if len(texts) == 1:
+                tokens = len(texts[0].ids)
+                logger.error("inference failed on a text of %d tokens", tokens, exc_info=error)
+                self._fail(texts, "the model failed on")
+                return
             with self._changed:
                 self._succeeded_at = -float("inf")
-            if len(batch) == 1:
-                self._fail(batch[0], error)
-                return
-            logger.warning("a batch of %d texts failed (%s); trying halves", len(batch), error)
-            for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
-                if wanted := self._still_wanted(half):
-                    self._compute(wanted)
+            logger.warning("a batch of %d texts failed (%s); trying halves", len(texts), error)
+        else:
+            self._deliver(texts, embeddings)
+            return
+        for half in (texts[: len(texts) // 2], texts[len(texts) // 2 :]):
+            if wanted := self._still_wanted(half):
+                self._compute(wanted, cores)
 
-    def _still_wanted(self, batch: "Sequence[_Text]") -> "list[_Text]":
+    def _still_wanted(self, texts: "Sequence[_Text]") -> "list[_Text]":
         with self._changed:
-            wanted = [text for text in batch if not text.request.withdrawn]
-            self._queued_tokens -= _tokens(batch) - _tokens(wanted)
-        return wanted
+            for text in texts:
+                if not text.receivers:
+                    self._leave(text)
+            return [text for text in texts if text.receivers]
 
-    def _deliver(self, batch: "Sequence[_Text]", embeddings: Embeddings) -> None:
-        if embeddings.ndim != 2 or len(embeddings) != len(batch):
-            raise InferenceError(f"{len(batch)} texts gave an array of shape {embeddings.shape}")
+    def _deliver(self, texts: "Sequence[_Text]", embeddings: Embeddings) -> None:
         now = time.perf_counter()
-        finished: list[tuple[_Answer, ScheduledEmbeddings]] = []
-        with self._changed:
-            for text, embedding in zip(batch, embeddings, strict=True):  # (dimensions,)
-                request = text.request
-                if request.embeddings is None:
-                    shape = (request.missing, embeddings.shape[1])
-                    request.embeddings = np.empty(shape, np.float32)
-                request.embeddings[text.position] = embedding
-                request.missing -= 1
-                if not request.missing:
-                    result = ScheduledEmbeddings(
-                        request.embeddings,
-                        queue_seconds=request.started_at - request.arrived_at,
-                        inference_seconds=now - request.started_at,
-                    )
-                    finished.append((request.answer, result))
-            self._succeeded_at = now
-            self._queued_tokens -= _tokens(batch)
-        if finished:
-            self._loop.call_soon_threadsafe(_answer, finished)
+        answered: _Answered = []
+        try:
+            with self._changed:
+                self._succeeded_at = now
+                for text, embedding in zip(texts, embeddings, strict=True):  # (dimensions,)
+                    for request, positions in text.receivers.items():
+                        if request.receive(embedding, positions):
+                            answered.append((request.answer, request.result(now)))
+                    self._leave(text)
+                    text.receivers.clear()
+        finally:
+            self._send(answered)
 
-    def _fail(self, text: "_Text", error: Exception) -> None:
-        logger.error("inference failed on a text of %d tokens", len(text.ids), exc_info=error)
+    def _fail(self, texts: "Sequence[_Text]", why: str) -> None:
+        """Fail all requests that want these running texts, and withdraw their others."""
+        answered: _Answered = []
         with self._changed:
-            self._withdraw(text.request)
-            self._queued_tokens -= len(text.ids)
-        failure = InferenceError(f"the model failed on text {text.position}")
-        self._loop.call_soon_threadsafe(_answer, [(text.request.answer, failure)])
+            self._succeeded_at = -float("inf")
+            for text in texts:
+                self._leave(text)
+                for request, positions in list(text.receivers.items()):
+                    self._withdraw(request)
+                    failure = InferenceError(why, position=positions[0])
+                    answered.append((request.answer, failure))
+        self._send(answered)
+
+    def _bury(self, life: "_Life", error: BaseException) -> None:
+        with self._changed:
+            self._workers_alive -= 1
+            self._succeeded_at = -float("inf")
+            if life.batch:
+                self._rate.end(time.perf_counter(), tokens=0)
+                texts = life.batch.texts
+                unanswered = [text for text in texts if self._in_flight.get(text.key) is text]
+                self._fail(unanswered, _died_of(error))
+        logger.critical("a worker died; another takes its place", exc_info=error)
+
+    def _send(self, answered: _Answered) -> None:
+        if answered:
+            with suppress(RuntimeError):  # the loop is closed, and nobody waits
+                self._loop.call_soon_threadsafe(_answer, answered)
 
 
 @asynccontextmanager
 async def open_scheduler(
-    run: RunBatch, *, max_batch_tokens: int, max_queued_tokens: int
+    run: RunBatch, plan: Plan, *, max_queued_tokens: int
 ) -> AsyncIterator[Scheduler]:
-    """A scheduler with its thread; leaving it finishes what was accepted."""
-    scheduler = Scheduler(
-        run, max_batch_tokens=max_batch_tokens, max_queued_tokens=max_queued_tokens
-    )
-    thread = threading.Thread(target=scheduler.work, name="inference")
-    thread.start()
+    """A scheduler with its workers; leaving it finishes what was accepted.
+
+    Workers call `run` at the same time, each from its own thread.
+    """
+    scheduler = Scheduler(run, plan, max_queued_tokens=max_queued_tokens)
+    workers = [
+        threading.Thread(target=scheduler.work, name=f"inference-{number}")
+        for number in range(plan.workers)
+    ]
     try:
+        for worker in workers:
+            worker.start()
         yield scheduler
     finally:
         scheduler.close()
-        await asyncio.to_thread(thread.join)
+        for worker in filter(threading.Thread.is_alive, workers):
+            await asyncio.to_thread(worker.join)
 
 
+@dataclass(slots=True, eq=False)
 class _Request:
     """What one caller waits for."""
 
-    __slots__ = (
-        "answer",
-        "arrived_at",
-        "embeddings",
-        "missing",
-        "started_at",
-        "waiting_tokens",
-        "withdrawn",
-    )
+    answer: _Answer
+    missing: int  # texts
+    arrived_at: float
+    started_at: float = 0.0
+    embeddings: Embeddings | None = None
+    texts: "list[_Text]" = field(default_factory=list)
 
-    def __init__(self, answer: _Answer, *, texts: int, tokens: int) -> None:
-        self.answer = answer
-        self.arrived_at = time.perf_counter()
-        self.started_at = 0.0
-        self.embeddings: Embeddings | None = None
-        self.missing = texts
-        self.waiting_tokens = tokens
-        self.withdrawn = False
+    def receive(self, embedding: Embeddings, positions: Sequence[int]) -> bool:
+        """Copy the embedding to these positions, and say whether it was the last one."""
+        if self.embeddings is None:
+            self.embeddings = np.empty((self.missing, len(embedding)), np.float32)
+        for position in positions:
+            self.embeddings[position] = embedding
+        self.missing -= len(positions)
+        return not self.missing
+
+    def result(self, now: float) -> ScheduledEmbeddings:
+        assert self.embeddings is not None
+        return ScheduledEmbeddings(
+            self.embeddings,
+            queue_seconds=self.started_at - self.arrived_at,
+            inference_seconds=now - self.started_at,
+        )
 
 
-class _Text(NamedTuple):
-    arrival: int
-    request: _Request
-    position: int  # in the request
+@dataclass(slots=True, eq=False)
+class _Text:
+    """One text in flight, and at which positions of which requests it is wanted."""
+
+    key: bytes
     ids: TokenIds  # (tokens,)
+    receivers: dict[_Request, Sequence[int]] = field(default_factory=dict)
+    running: bool = False
 
 
-def _tokens(texts: Sequence[_Text]) -> int:
-    return sum(len(text.ids) for text in texts)
+@dataclass(slots=True)
+class _Life:
+    """What a worker did, and leaves behind when it dies."""
+
+    batch: Batch[_Text] | None = None
+    computed: bool = False
 
 
-def _answer(finished: "Sequence[tuple[_Answer, ScheduledEmbeddings | InferenceError]]") -> None:
-    for answer, result in finished:
+def _died_of(error: BaseException) -> str:
+    return f"a worker died ({type(error).__name__}) before it had computed"
+
+
+def _tokens(texts: Iterable[TokenIds]) -> int:
+    return sum(map(len, texts))
+
+
+def _answer(answered: _Answered) -> None:
+    for answer, result in answered:
         if answer.done():  # cancelled meanwhile
             continue
         if isinstance(result, InferenceError):

@@ -2,7 +2,7 @@
 
 import ctypes
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +12,16 @@ import numpy.typing as npt
 import tokenizers
 
 from service.embedding.manifest import Manifest, verify_file
-from service.errors import ModelLoadError, TextTooLong
+from service.errors import EmptyInput, InvalidInput, ModelLoadError, TextTooLong
 
 TokenIds = npt.NDArray[np.int64]
 
 # Longer than any token of the supported vocabularies is on average: a text above max_tokens times
 # this is too long whatever it says, and is refused before it costs tokenization.
 MAX_CHARACTERS_PER_TOKEN = 64
+
+# Tokenizing this much takes some 10 ms.
+CHARACTERS_AT_ONCE = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,50 @@ class Tokenizer:
     def count(self, text: str) -> int:
         """How many tokens a text has, special tokens included, whatever the limit."""
         return len(self._tokenizer.encode(text).ids)
+
+
+def tokenize_behind(
+    prompt: str,
+    texts: Sequence[str],
+    tokenizer: Tokenizer,
+    *,
+    truncate: bool,
+    first_index: int = 0,
+) -> list[TokenizedText]:
+    """The tokens of the prompt and each text; errors count the texts from `first_index` on.
+
+    Raises:
+        InvalidInput: a text is not valid Unicode.
+        TextTooLong: a text exceeds the model's limit and `truncate` is false.
+        EmptyInput: a text has no tokens.
+    """
+    for index, text in enumerate(texts, first_index):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInput(
+                f"text {index} is not valid Unicode: at position {error.start} there is half of a "
+                f"surrogate pair (U+{ord(text[error.start]):04X})",
+                parameter="input",
+            ) from None
+    tokenized = tokenizer.tokenize(
+        [prompt + text for text in texts], truncate=truncate, first_index=first_index
+    )
+    for index, text_ids in enumerate(tokenized, first_index):
+        if not len(text_ids.ids):
+            raise EmptyInput(f"text {index} has nothing that the model reads", parameter="input")
+    return tokenized
+
+
+def pieces(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The texts in order, each piece of about CHARACTERS_AT_ONCE."""
+    first = characters = 0
+    for index, text in enumerate(texts):
+        if characters > CHARACTERS_AT_ONCE:
+            yield texts[first:index]
+            first, characters = index, 0
+        characters += len(text)
+    yield texts[first:]
 
 
 def load_tokenizer(bundle: Path, manifest: Manifest) -> Tokenizer:

@@ -143,11 +143,52 @@ def test_nothing_is_named_truncated_where_nothing_was(client: Client) -> None:
     assert "truncated" not in embedded(client, input="short", truncate=True)
 
 
-def test_timings_are_in_a_header(client: Client) -> None:
-    timings = post(client, input="a").headers["server-timing"].split(", ")
+def test_timings_and_the_number_of_tokens_are_in_a_header(client: Client) -> None:
+    *timings, tokens = post(client, input=["a", "b"]).headers["server-timing"].split(", ")
     names, durations = zip(*(timing.split(";dur=") for timing in timings), strict=True)
     assert names == ("tokenization", "queue", "inference")
     assert all(float(duration) >= 0 for duration in durations)
+    assert tokens == 'tokens;desc="10"'
+
+
+def test_a_request_may_let_others_go_first(client: Client) -> None:
+    assert post(client, input="a", priority="bulk").status_code == 200
+    assert post(client, input="a", priority=None).status_code == 200
+
+
+def test_what_is_done_in_time_is_answered(client: Client) -> None:
+    response = client.post(
+        "/v1/embeddings", json={"input": "a"}, headers={"X-Request-Timeout-Ms": "60000"}
+    )
+    assert response.status_code == 200
+
+
+def test_what_is_not_done_in_time_is_answered_504(client: Client) -> None:
+    many = [f"{n} " * 200 for n in range(200)]
+    response = client.post(
+        "/v1/embeddings", json={"input": many}, headers={"X-Request-Timeout-Ms": "1"}
+    )
+    assert response.status_code == 504
+    error = response.json()["error"]
+    assert (error["type"], error["code"]) == ("server_error", "deadline_exceeded")
+    assert "in 0.001 s" in error["message"]
+
+
+@pytest.mark.parametrize("milliseconds", ["0", "-1", "1.5", "soon", "", "9" * 30])
+def test_a_time_that_is_none_is_refused(client: Client, milliseconds: str) -> None:
+    response = client.post(
+        "/v1/embeddings", json={"input": "a"}, headers={"X-Request-Timeout-Ms": milliseconds}
+    )
+    assert response.status_code == 400
+    assert "x-request-timeout-ms" in refusal(response)["message"].lower()
+
+
+def test_the_header_is_documented(client: Client) -> None:
+    described = client.get("/docs/openapi.json").json()["paths"]["/v1/embeddings"]["post"]
+    (header,) = described["parameters"]
+    assert (header["name"], header["in"]) == ("X-Request-Timeout-Ms", "header")
+    assert not header["required"]
+    assert "504" in described["responses"]
 
 
 @pytest.mark.parametrize(
@@ -175,6 +216,7 @@ def test_timings_are_in_a_header(client: Client) -> None:
         ({"input": "a", "prompt_name": "find"}, "prompt_name", "unknown_prompt", "search, doc"),
         ({"input": "a", "prompt_name": "p" * 300}, "prompt_name", "invalid_input", "length <= 256"),
         ({"input": "a", "truncate": 1}, "truncate", "invalid_input", "got `int`"),
+        ({"input": "a", "priority": "interactive"}, "priority", "invalid_input", "'interactive'"),
         ({"input": "a", "model": 3}, "model", "invalid_input", "got `int`"),
     ],
 )

@@ -13,6 +13,7 @@ from litestar.testing import TestClient
 import service
 from service.api.health import live, ready
 from service.app import create_app
+from service.embedding.cores import usable_cores
 from service.embedding.manifest import read_manifest
 from service.memory.memories import Memories, embedding_model_of
 from service.memory.sqlite_store import open_sqlite_store
@@ -67,6 +68,8 @@ def test_info_describes_the_model_and_what_runs_it(client: Client, prompted_bund
     assert store["address"].endswith("memory.db")
     assert "exact" in store["vector_search"]
     assert manifest.relevance is not None
+    assert 128 <= info["limits"]["max_batch_tokens"] <= 2_048
+    assert info["workers"] in (1, usable_cores())
     assert info == {
         "model": "prompted",
         "precision": "int8",
@@ -81,9 +84,12 @@ def test_info_describes_the_model_and_what_runs_it(client: Client, prompted_bund
         "limits": {
             "max_tokens_per_text": 256,
             "max_batch_texts": 2048,
-            "max_batch_tokens": 2048,
+            "max_batch_tokens": info["limits"]["max_batch_tokens"],
             "max_queued_tokens": 524_288,
         },
+        "workers": info["workers"],
+        "threads": usable_cores(),
+        "cache": None,
         "parity": None,
         "relevance": msgspec.to_builtins(manifest.relevance),
         "relevance_cutoff": manifest.relevance.cutoff,
@@ -116,6 +122,9 @@ def test_info_shows_the_limits_that_were_set(starter_bundle: Path, tmp_path: Pat
         max_batch_texts=3,
         max_batch_tokens=100,
         max_queued_tokens=200,
+        threads=2,
+        workers=3,
+        warm_up=False,
     )
     with TestClient(create_app(settings)) as client:
         info = client.get("/info").json()
@@ -125,6 +134,19 @@ def test_info_shows_the_limits_that_were_set(starter_bundle: Path, tmp_path: Pat
             "max_batch_tokens": 100,
             "max_queued_tokens": 200,
         }
+        assert (info["threads"], info["workers"]) == (2, 3)
         assert "trying out" in info["notice"]
         response = client.post("/v1/embeddings", json={"input": ["a"] * 4})
         assert "at most 3 texts" in response.json()["error"]["message"]
+
+
+def test_info_shows_what_the_cache_holds(starter_bundle: Path, tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path}/memory.db"
+    with TestClient(create_app(Settings(model=starter_bundle, store=store, cache_bytes=10**6))) as (
+        client
+    ):
+        for _ in range(3):
+            client.post("/v1/embeddings", json={"input": ["red", "blue"]})
+        cache = client.get("/info").json()["cache"]
+        assert 2 * 4 * 384 < cache.pop("bytes") < 10_000
+        assert cache == {"max_bytes": 10**6, "entries": 2, "hits": 4, "misses": 2}

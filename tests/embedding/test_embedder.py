@@ -1,7 +1,8 @@
 import asyncio
 import logging
 import shutil
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.embedding.embedder import EmbeddedTexts, Embedder, open_embedder
+from service.embedding.batching import Cores
+from service.embedding.cache import EmbeddingCache
+from service.embedding.embedder import (
+    INTERACTIVE_TEXTS,
+    EmbeddedTexts,
+    Embedder,
+    open_embedder,
+)
 from service.embedding.manifest import MANIFEST_NAME
+from service.embedding.onnx_model import Embeddings
+from service.embedding.tokenization import TokenIds
 from service.errors import (
     BatchTooLarge,
+    DeadlineExceeded,
     EmptyInput,
     InferenceError,
     InvalidInput,
@@ -22,11 +33,32 @@ from service.errors import (
     UnsupportedDimensions,
 )
 from tests.embedding.test_manifest import change
-from tests.failing import open_failing_embedder
+from tests.failing import open_embedder_running, open_failing_embedder
 
 pytestmark = pytest.mark.anyio
 
 LONG = "word " * 1_000
+
+
+class Model:
+    """Gives each text its number of tokens as embedding, when it may."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []  # of lengths
+        self.may_run = threading.Event()
+        self.runs = threading.Event()
+
+    def __call__(self, tokens: Sequence[TokenIds], cores: Cores) -> Embeddings:
+        self.runs.set()
+        assert self.may_run.wait(10)
+        self.batches.append([len(ids) for ids in tokens])
+        return np.array([[len(ids)] * 384 for ids in tokens], np.float32)
+
+    async def hold(self, embedder: Embedder) -> "asyncio.Task[EmbeddedTexts]":
+        """Keep the worker busy with a text of three tokens until `may_run` is set."""
+        holding = asyncio.create_task(embedder.embed(["one"], prompt=""))
+        await asyncio.to_thread(self.runs.wait, 10)
+        return holding
 
 
 def embedder_of(bundle: Path, **limits: Any) -> AbstractAsyncContextManager[Embedder]:
@@ -141,7 +173,7 @@ async def test_too_many_texts_are_refused(embedder: Embedder) -> None:
 async def test_too_many_tokens_in_all_are_refused(prompted_bundle: Path) -> None:
     async with embedder_of(prompted_bundle, max_queued_tokens=100) as embedder:
         with pytest.raises(BatchTooLarge, match="more than 100 tokens together"):
-            await embedder.embed(["word " * 10] * 10, prompt="")
+            await embedder.embed([f"{n} " * 10 for n in range(10)], prompt="")
         assert (await embedder.embed(["word " * 10], prompt="")).tokens == (12,)
 
 
@@ -179,13 +211,93 @@ async def test_a_full_queue_refuses_and_serves_again(prompted_bundle: Path) -> N
     async with embedder_of(prompted_bundle, max_queued_tokens=2_000) as embedder:
         many = [asyncio.create_task(embedder.embed([LONG], prompt="", truncate=True))]
         many += [
-            asyncio.create_task(embedder.embed(["word " * 200] * 8, prompt="")) for _ in range(3)
+            asyncio.create_task(embedder.embed([f"{n} " * 200 for n in range(i, i + 8)], prompt=""))
+            for i in (0, 8, 16)
         ]
         results = await asyncio.gather(*many, return_exceptions=True)
         refused = [result for result in results if isinstance(result, BaseException)]
         assert refused
         assert all(isinstance(error, Overloaded) for error in refused)
-        await embedder.embed(["word " * 200] * 8, prompt="")
+        await embedder.embed([f"{n} " * 200 for n in range(8)], prompt="")
+
+
+async def test_the_same_text_takes_room_once(prompted_bundle: Path) -> None:
+    async with embedder_of(prompted_bundle, max_queued_tokens=300) as embedder:
+        embedded = await embedder.embed(["word " * 200] * 40, prompt="")
+        assert len(embedded.embeddings) == 40
+
+
+@pytest.mark.parametrize(
+    ("texts", "bulk", "first"),
+    [
+        (INTERACTIVE_TEXTS, False, [4] * INTERACTIVE_TEXTS),
+        (INTERACTIVE_TEXTS + 1, False, [3]),
+        (1, True, [3]),
+    ],
+)
+async def test_many_texts_and_those_called_bulk_let_others_go_first(
+    starter_bundle: Path, texts: int, bulk: bool, first: list[int]
+) -> None:
+    model = Model()
+    async with open_embedder_running(model, starter_bundle) as embedder:
+        holding = await model.hold(embedder)
+        earlier = asyncio.create_task(
+            embedder.embed(
+                [f"{n} {n}" for n in range(texts)], prompt="", priority="bulk" if bulk else None
+            )
+        )
+        await asyncio.sleep(0)
+        later = asyncio.create_task(embedder.embed(["two"], prompt=""))
+        await asyncio.sleep(0)
+        model.may_run.set()
+        await asyncio.gather(holding, earlier, later)
+    assert sorted(model.batches[1])[-len(first) :] == first
+
+
+async def test_what_is_not_done_in_time_is_given_up_and_never_computed(
+    starter_bundle: Path,
+) -> None:
+    model = Model()
+    async with open_embedder_running(model, starter_bundle) as embedder:
+        holding = await model.hold(embedder)
+        with pytest.raises(DeadlineExceeded, match=r"in 0\.001 s.*allow more time"):
+            await embedder.embed(["one two three"], prompt="", timeout_seconds=0.001)
+        model.may_run.set()
+        await holding
+        await embedder.embed(["two"], prompt="", timeout_seconds=60)
+    assert model.batches == [[3], [3]]
+
+
+async def test_what_the_cache_has_is_not_computed_again(prompted_bundle: Path) -> None:
+    async with embedder_of(prompted_bundle, cache_bytes=10**6) as embedder:
+        computed = await embedder.embed(["red", "blue"], prompt="a ")
+        kept = await embedder.embed(["blue", "red"], prompt="a ", dimensions=128)
+        assert kept.timings.queue == kept.timings.inference == 0
+        assert kept.embeddings.shape == (2, 128)
+        assert kept.tokens == computed.tokens[::-1]
+        await embedder.embed(["red", "blue"], prompt="the ")
+        info = embedder.cache_info()
+        assert info
+        assert (info.entries, info.hits, info.misses) == (4, 2, 4)
+
+
+async def test_what_the_cache_has_takes_no_room(starter_bundle: Path) -> None:
+    model = Model()
+    model.may_run.set()
+    async with open_embedder_running(model, starter_bundle, cache=EmbeddingCache(10**6)) as filled:
+        texts = [f"{n} " * 98 for n in range(10)]
+        for text in texts:
+            await filled.embed([text], prompt="")
+        model.may_run.clear()
+        model.runs.clear()
+        holding = await model.hold(filled)
+        assert len((await filled.embed(texts, prompt="")).embeddings) == 10
+        model.may_run.set()
+        await holding
+
+
+async def test_without_a_cache_there_is_nothing_to_say_of_it(embedder: Embedder) -> None:
+    assert embedder.cache_info() is None
 
 
 async def test_the_check_embeds(prompted_bundle: Path) -> None:
@@ -215,16 +327,58 @@ async def test_the_check_fails_where_the_model_does(starter_bundle: Path) -> Non
             await embedder.check()
 
 
+async def test_the_check_computes_what_the_cache_has(starter_bundle: Path) -> None:
+    async with open_embedder_running(
+        fails_on_long_texts, starter_bundle, cache=EmbeddingCache(10**6)
+    ) as embedder:
+        await embedder.check()
+        await embedder.embed(["ready?"], prompt="")
+        with pytest.raises(InferenceError, match="the model failed on text 0"):
+            await embedder.embed(["a longer one"], prompt="")
+        await embedder.check()
+        info = embedder.cache_info()
+        assert info
+        assert (info.hits, info.misses) == (0, 2)
+
+
+def fails_on_long_texts(tokens: Sequence[TokenIds], cores: Cores) -> Embeddings:
+    if max(map(len, tokens)) > 4:
+        raise InferenceError("too long for a test")
+    return np.ones((len(tokens), 384), np.float32)
+
+
+async def test_the_check_fails_while_a_worker_is_missing(starter_bundle: Path) -> None:
+    reasons = set()
+    async with open_embedder_running(die, starter_bundle, workers=2) as embedder:
+        for _ in range(20):
+            with pytest.raises(InferenceError) as failure:
+                await embedder.check()
+            reasons.add(str(failure.value).split(",")[0])
+    assert "expected 2 inference workers" in reasons
+
+
+def die(tokens: Sequence[TokenIds], cores: Cores) -> Embeddings:
+    raise SystemExit
+
+
 async def test_opening_says_what_was_loaded_and_what_to_know_of_it(
     starter_bundle: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
         async with embedder_of(starter_bundle):
             pass
-    loaded, notice, parity = (record.getMessage() for record in caplog.records)
+    plan, loaded, notice, parity = (record.getMessage() for record in caplog.records)
+    assert "measured" in plan
     assert "loaded all-minilm-l6-v2 (int8, CPUExecutionProvider)" in loaded
     assert "trying out" in notice
     assert "parity is null" in parity
+
+
+async def test_what_is_set_is_taken_and_not_measured(starter_bundle: Path) -> None:
+    given = {"threads": 3, "workers": 1, "max_batch_tokens": 200, "warm_up": False}
+    async with embedder_of(starter_bundle, **given) as embedder:
+        assert (embedder.threads, embedder.workers, embedder.limits.max_batch_tokens) == (3, 1, 200)
+        await embedder.embed(["a"], prompt="")
 
 
 async def test_a_bundle_without_its_files_is_refused(starter_bundle: Path, tmp_path: Path) -> None:

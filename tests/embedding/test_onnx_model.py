@@ -1,10 +1,12 @@
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
+from service.embedding.cores import usable_cores
 from service.embedding.manifest import Manifest, Variant, read_manifest
 from service.embedding.onnx_model import (
     OnnxModel,
@@ -49,6 +51,32 @@ def test_an_embedding_does_not_depend_on_its_batch(
     assert (together * alone).sum(axis=1).min() >= 0.9999
 
 
+def test_one_core_gives_the_same_embeddings_to_several_threads(
+    starter_bundle: Path, manifest: Manifest, model: OnnxModel, tokens: list[TokenIds]
+) -> None:
+    both = load_model(starter_bundle, manifest, threads=2, one_core=True)
+    with ThreadPoolExecutor(3) as threads:
+        results = list(threads.map(both.run, [tokens] * 9, ["one"] * 9))
+    for embeddings in results:
+        assert (embeddings * model.run(tokens)).sum(axis=1).min() >= 0.9999
+
+
+def test_without_a_session_of_its_own_one_core_is_left_to_all(
+    starter_bundle: Path, manifest: Manifest, tokens: list[TokenIds]
+) -> None:
+    both = load_model(starter_bundle, manifest, threads=2, one_core=True)
+    both.release_one_core()
+    for model in (both, load_model(starter_bundle, manifest, threads=1, one_core=True)):
+        assert model.run(tokens, "one") == pytest.approx(model.run(tokens, "all"), abs=1e-5)
+
+
+def test_threads_are_those_of_the_cores_unless_given(
+    starter_bundle: Path, manifest: Manifest, model: OnnxModel
+) -> None:
+    assert model.threads == usable_cores()
+    assert load_model(starter_bundle, manifest, threads=3).threads == 3
+
+
 def test_ids_outside_the_vocabulary_are_an_inference_error(model: OnnxModel) -> None:
     with pytest.raises(InferenceError, match="failed on a batch of 1 texts"):
         model.run([np.array([10**6])])
@@ -57,6 +85,7 @@ def test_ids_outside_the_vocabulary_are_an_inference_error(model: OnnxModel) -> 
 def test_the_loaded_variant_is_known(model: OnnxModel, manifest: Manifest) -> None:
     assert model.variant == manifest.variants[0]
     assert model.execution_providers == ("CPUExecutionProvider",)
+    assert model.on_cpu
 
 
 def variant(manifest: Manifest, precision: str, provider: str) -> Variant:
