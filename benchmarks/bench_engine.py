@@ -1,7 +1,11 @@
 """How many tokens a second does the engine embed, beside its peers on the same checkpoint?
 
-    uv run --extra export --group bench python benchmarks/bench_engine.py BUNDLE \
-        --peers CHECKPOINT --save benchmarks/results/engine-MACHINE.json
+    uv run --extra export --group bench python benchmarks/bench_engine.py \
+        --save benchmarks/results/engine-MACHINE.json
+
+Without a bundle and a checkpoint it makes those of the benchmark in build/: EmbeddingGemma's size,
+random weights. With --check FILE it fails where one of our ratios to a peer is more than 15 % below
+that of an earlier run, kept in FILE: ratios of one run hardly depend on what else a machine does.
 
 Each engine is loaded in a process of its own, and the engines take turns at every shape, so that
 what else the machine does falls on all of them alike. Only one works at a time.
@@ -9,6 +13,7 @@ what else the machine does falls on all of them alike. Only one works at a time.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +30,12 @@ from benchmarks.engines import PEERS, export_peers  # noqa: E402
 from benchmarks.machine import save_report  # noqa: E402
 
 DEFAULT_SHAPES = ("1x16", "8x32", "8x128", "4x512")
+DEFAULT_PRECISIONS = ("int8", "fp32")
+
+OURS = "this project"
+
+# By how much a ratio to a peer may fall: twice as much as two runs on the same machine differ by.
+TOLERANCE = 0.15
 
 
 class EngineProcess:
@@ -83,52 +94,104 @@ def measure(engines: list[EngineProcess], shapes: list[str], rounds: int, second
     return results
 
 
-def print_table(results: Any, ours: list[str]) -> None:
-    """Median tokens a second, and how many times each peer's those of the first of ours are."""
+def print_table(results: Any) -> None:
+    """Median tokens a second, and how many times each peer's those of ours are."""
     names = list(next(iter(results.values())))
-    width = max(len(name) for name in names) + 2
-    print("tokens/s, median".ljust(width) + "".join(f"{shape:>10}" for shape in results))
-    for name in names:
-        row = "".join(f"{results[shape][name]['tokens_per_second']:>10,.0f}" for shape in results)
-        print(name.ljust(width) + row)
-    for peer in (name for name in names if name not in ours):
-        ratios = ""
-        for of_shape in results.values():
-            mine, theirs = (of_shape[name]["tokens_per_second"] for name in (ours[0], peer))
-            ratios += f"{mine / theirs:>10.2f}"
-        print(f"x {peer}".ljust(width) + ratios)
+    pairs = list(next(iter(ratios(results).values())))
+    rows = {
+        name: [f"{by[name]['tokens_per_second']:,.0f}" for by in results.values()] for name in names
+    }
+    for pair in pairs:
+        rows[" / ".join(pair)] = [f"{by[pair]:.2f}" for by in ratios(results).values()]
+    width = max(map(len, rows)) + 2
+    for name, cells in {"tokens/s, median": list(results), **rows}.items():
+        print(name.ljust(width) + "".join(f"{cell:>10}" for cell in cells))
+
+
+def fallen_ratios(results: Any, baseline: Any) -> list[str]:
+    """What to say of each ratio of ours to a peer that fell by more than the tolerance.
+
+    A peer or a shape of the baseline that was not measured counts as fallen.
+    """
+    fallen = []
+    for shape, expected in ratios(baseline).items():
+        found = ratios(results).get(shape, {})
+        for pair, before in expected.items():
+            now = found.get(pair, 0.0)
+            if now < before * (1 - TOLERANCE):
+                engine, peer = pair
+                fallen.append(f"{shape}: {engine} is {now:.2f} x {peer}, and was {before:.2f} x")
+    return fallen
+
+
+def ratios(results: Any) -> dict[str, dict[tuple[str, str], float]]:
+    """How many times a peer's tokens a second each engine of ours has, by shape and pair."""
+    return {
+        shape: {
+            (engine, peer): mine["tokens_per_second"] / theirs["tokens_per_second"]
+            for engine, mine in by_engine.items()
+            for peer, theirs in by_engine.items()
+            if engine.startswith(OURS) and not peer.startswith(OURS)
+        }
+        for shape, by_engine in results.items()
+    }
+
+
+def prepared(folder: Path) -> tuple[Path, list[Path]]:
+    """The benchmark's checkpoint and its bundles in `folder`, made where they are missing."""
+    checkpoint, models = folder / "checkpoint", folder / "models"
+    if not (checkpoint / "modules.json").is_file():
+        run_module("tests.checkpoints", checkpoint, "--size", "full")
+    for precision in DEFAULT_PRECISIONS:
+        if not (models / precision / "manifest.json").is_file():
+            options = ("--models-dir", models, "--name", precision, "--precision", precision)
+            run_module("export", checkpoint, *options, "--no-parity")
+    return checkpoint, [models / precision for precision in DEFAULT_PRECISIONS]
+
+
+def run_module(module: str, *arguments: str | Path) -> None:
+    """Run a module of this project as a program, to its end."""
+    subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, check=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("bundles", nargs="+", type=Path, metavar="BUNDLE")
+    parser.add_argument("bundles", nargs="*", type=Path, metavar="BUNDLE")
     parser.add_argument("--peers", type=Path, metavar="CHECKPOINT", help="compare with the peers")
     parser.add_argument("--shapes", nargs="+", default=DEFAULT_SHAPES, metavar="TEXTSxTOKENS")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each engine at a shape")
     parser.add_argument("--seconds", type=float, default=1.5, help="length of a turn")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--check", type=Path, metavar="FILE.json", help="fail below its ratios")
     parser.add_argument("--save", type=Path, metavar="FILE.json", help="also draws FILE.svg")
     options = parser.parse_args()
 
-    folders = {_bundle_name(bundle): bundle for bundle in options.bundles}
-    ours = list(folders)
-    if options.peers:
-        graphs = ROOT / "build" / "peers" / options.peers.name
-        export_peers(options.peers, graphs)
-        folders |= {name: graphs if name.startswith("optimum") else options.peers for name in PEERS}
+    checkpoint, bundles = options.peers, options.bundles
+    if not bundles:
+        checkpoint, bundles = prepared(ROOT / "build")
+    folders = {bundle_name(bundle): bundle for bundle in bundles}
+    if checkpoint:
+        graphs = ROOT / "build" / "peers" / checkpoint.name
+        export_peers(checkpoint, graphs)
+        folders |= {name: graphs if name.startswith("optimum") else checkpoint for name in PEERS}
     engines = [EngineProcess(name, folder, options.threads) for name, folder in folders.items()]
     results = measure(engines, list(options.shapes), options.rounds, options.seconds)
     for engine in engines:
         engine.close()
-    print_table(results, ours)
+    print_table(results)
     if options.save:
         save_report(options.save, __doc__.splitlines()[0], results)
         draw_bars(results, "tokens_per_second", "tokens/s", options.save.with_suffix(".svg"))
+    if options.check:
+        fallen = fallen_ratios(results, json.loads(options.check.read_bytes())["results"])
+        print("\n".join(fallen) or f"no ratio is more than 15 % below {options.check}")
+        sys.exit(1 if fallen else 0)
 
 
-def _bundle_name(bundle: Path) -> str:
+def bundle_name(bundle: Path) -> str:
+    """What an engine over this bundle is called."""
     manifest = json.loads((bundle / "manifest.json").read_bytes())
-    return f"this project {manifest['variants'][0]['precision']}"
+    return f"{OURS} {manifest['variants'][0]['precision']}"
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""How much memory does the service hold, ready and after many requests of mixed sizes?
+"""How much memory does the service hold, ready, warm and after many requests of mixed sizes?
 
     uv run python benchmarks/bench_resident.py BUNDLE --save FILE.json
 
 Texts have 60 tokens in the median, log-normally distributed, and at most the model's limit; every
-tenth request has 32 of them. Eight clients send at once.
+fiftieth request has 32 of them. Eight clients send at once. After a tenth of the requests it counts
+as warm; what it holds then and at the end are medians over a tenth of them.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import psutil
@@ -38,7 +40,7 @@ def make_requests(count: int) -> list[bytes]:
     bodies = []
     for index in range(count):
         texts = []
-        for _ in range(32 if index % 10 == 9 else 1):
+        for _ in range(32 if index % 50 == 49 else 1):
             words = min(WORDS_LIMIT, max(1, int(rng.lognormal(np.log(MEDIAN_WORDS), 1.0))))
             texts.append(" ".join(rng.choice(WORDS, words)))
         bodies.append(json.dumps({"input": texts, "truncate": True}).encode())
@@ -58,7 +60,7 @@ def send(port: int, body: bytes) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--save", type=Path, metavar="FILE.json")
     options = parser.parse_args()
 
@@ -83,13 +85,16 @@ def main() -> None:
         process = psutil.Process(service.pid)
         ready = process.memory_info().rss
         bodies = make_requests(options.requests)
-        peak, tokens = ready, 0
+        tokens = 0
+        resident = []
         with ThreadPoolExecutor(CLIENTS) as clients:
             sent = clients.map(lambda body: send(port, body), bodies)
-            for answered in tqdm(sent, total=len(bodies), unit="request", disable=None):
+            progress = tqdm(sent, total=len(bodies), unit="request", disable=None)
+            for answered in progress:
                 tokens += answered
-                peak = max(peak, process.memory_info().rss)
-        after = process.memory_info().rss
+                resident.append(process.memory_info().rss)
+        tenth = len(resident) // 10
+        warm, after = median(resident[tenth : 2 * tenth]), median(resident[-tenth:])
     finally:
         service.terminate()
         status = service.wait()
@@ -97,8 +102,10 @@ def main() -> None:
     results = {
         "seconds_to_ready": round(seconds_to_ready, 2),
         "ready_mb": round(ready / 1e6),
+        "warm_mb": round(warm / 1e6),
         "after_mb": round(after / 1e6),
-        "peak_mb": round(peak / 1e6),
+        "growth_since_warm": round(after / warm - 1, 4),
+        "peak_mb": round(max(resident) / 1e6),
         "requests": options.requests,
         "tokens": tokens,
         "exit_status": status,

@@ -4,11 +4,14 @@ Run as a script it is the process of one engine: it loads it, says so, and answe
 `TEXTS TOKENS SECONDS` with the seconds of every batch it ran.
 """
 
+import asyncio
 import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,26 +26,103 @@ PEERS = (
     "optimum onnx fp32",
     "optimum onnx int8",
 )
+PRODUCTS = "int8 products alone"
 _WARM_UP_RUNS = 2
 
 
-def open_engine(name: str, folder: Path, threads: int) -> Engine:
+@contextmanager
+def open_engine(name: str, folder: Path, threads: int) -> Iterator[Engine]:
     """The engine called `name`, over the bundle, checkpoint or exported graph in `folder`."""
     if name.startswith("sentence-transformers"):
-        return _sentence_transformers(folder, threads, bf16=name.endswith("bf16"))
-    if name.startswith("optimum"):
-        return _onnx(
-            folder / ("model_int8.onnx" if name.endswith("int8") else "model.onnx"), threads
-        )
-    return _bundle(folder, threads)
+        yield _sentence_transformers(folder, threads, bf16=name.endswith("bf16"))
+    elif name.startswith("optimum"):
+        file = "model_int8.onnx" if name.endswith("int8") else "model.onnx"
+        yield _onnx(folder / file, threads)
+    elif name == PRODUCTS:
+        with ThreadPoolExecutor(threads) as pool:
+            yield _products(folder, threads, pool)
+    else:
+        with asyncio.Runner() as runner:
+            yield from _bundle(folder, threads, runner)
 
 
-def _bundle(folder: Path, threads: int) -> Engine:
+def _bundle(folder: Path, threads: int, runner: asyncio.Runner) -> Iterator[Engine]:
+    """The texts of a batch as the service computes those of a request, tokenized already."""
     from service.embedding.manifest import read_manifest
     from service.embedding.onnx_model import load_model
+    from service.embedding.scheduler import open_scheduler
+    from service.embedding.warm_up import plan_for
 
-    model = load_model(folder, read_manifest(folder), threads=threads)
-    return lambda ids: model.run(list(ids))
+    model = load_model(folder, read_manifest(folder), threads=threads, one_core=True)
+    plan = plan_for(model, np.arange(300, 316))
+    opening = open_scheduler(model.run, plan, max_queued_tokens=10**9)
+    scheduler = runner.run(opening.__aenter__())
+
+    def run(ids: Ids) -> npt.NDArray[np.float32]:
+        return runner.run(scheduler.embed(list(ids), "interactive")).embeddings
+
+    yield run
+    runner.run(opening.__aexit__(None, None, None))
+
+
+def _products(folder: Path, threads: int, pool: ThreadPoolExecutor) -> Engine:
+    """Just the products of a bundle's int8 graph with its weights, one after the other."""
+    import onnx
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    path = folder / "int8.onnx"
+    whole = onnx.load(path, load_external_data=False)
+    weights = {tensor.name: tensor for tensor in whole.graph.initializer}
+    products = [
+        node
+        for node in whole.graph.node
+        if node.op_type == "MatMulIntegerToFloat" and node.input[1] in weights
+    ]
+    nodes, widths = [], set()
+    for node in products:
+        width = weights[node.input[1]].dims[0]
+        widths.add(width)
+        nodes.append(
+            helper.make_node(
+                node.op_type, [f"codes_{width}", *node.input[1:]], node.output, domain=node.domain
+            )
+        )
+        # Keeps the product from being left out, at next to no cost.
+        nodes.append(helper.make_node("Gather", [node.output[0], "first"], [node.output[0] + "_"]))
+    first = helper.make_tensor("first", TensorProto.INT64, [], [0])
+    used = {name for node in nodes for name in node.input if name in weights}
+    graph = helper.make_graph(
+        nodes,
+        "products",
+        [
+            helper.make_tensor_value_info(f"codes_{width}", TensorProto.UINT8, ["rows", width])
+            for width in widths
+        ],
+        [
+            helper.make_tensor_value_info(node.output[0] + "_", TensorProto.FLOAT, None)
+            for node in products
+        ],
+        [first, *(weights[name] for name in sorted(used))],
+    )
+    model = helper.make_model(graph, ir_version=whole.ir_version, opset_imports=whole.opset_import)
+    file = path.with_name("products.onnx")  # beside the weights, which it only names
+    onnx.save(model, file)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    file.unlink()
+    rng = np.random.default_rng(0)
+
+    def run_rows(rows: int) -> None:
+        session.run(None, {f"codes_{w}": rng.integers(0, 255, (rows, w), np.uint8) for w in widths})
+
+    def run(ids: Ids) -> npt.NDArray[np.float32]:
+        rows = -(-ids.size // threads)
+        list(pool.map(run_rows, [rows] * threads))
+        return np.zeros((len(ids), 1), np.float32)
+
+    return run
 
 
 def _sentence_transformers(folder: Path, threads: int, *, bf16: bool) -> Engine:
@@ -109,20 +189,20 @@ def serve_lines(name: str, folder: Path, threads: int) -> None:
     """Answer the lines on standard input until it ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not mix with the answers
-    engine = open_engine(name, folder, threads)
-    print("ready", file=answers, flush=True)
-    for line in sys.stdin:
-        texts, tokens, seconds = line.split()
-        batch = np.random.default_rng(0).integers(300, 2000, (int(texts), int(tokens)))
-        for _ in range(_WARM_UP_RUNS):
-            engine(batch)
-        took: list[float] = []
-        end = time.perf_counter() + float(seconds)
-        while not took or time.perf_counter() < end:
-            start = time.perf_counter()
-            engine(batch)
-            took.append(time.perf_counter() - start)
-        print(json.dumps(took), file=answers, flush=True)
+    with open_engine(name, folder, threads) as engine:
+        print("ready", file=answers, flush=True)
+        for line in sys.stdin:
+            texts, tokens, seconds = line.split()
+            batch = np.random.default_rng(0).integers(300, 2000, (int(texts), int(tokens)))
+            for _ in range(_WARM_UP_RUNS):
+                engine(batch)
+            took: list[float] = []
+            end = time.perf_counter() + float(seconds)
+            while not took or time.perf_counter() < end:
+                start = time.perf_counter()
+                engine(batch)
+                took.append(time.perf_counter() - start)
+            print(json.dumps(took), file=answers, flush=True)
 
 
 if __name__ == "__main__":
