@@ -32,7 +32,8 @@ def attended(
     session = onnxruntime.InferenceSession(folder / "g.onnx", providers=["CPUExecutionProvider"])
     real = (np.arange(TOKENS) < np.array(LENGTHS)[:, None]).astype(np.int64)
     feed = {"input_ids": np.ones_like(real), "attention_mask": real}
-    return np.asarray(session.run(["y"], feed)[0])[real.reshape(-1) == 1]
+    found: Array = session.run(["y"], feed)[0]
+    return np.asarray(found[real.reshape(-1) == 1])
 
 
 def expected(query: Array, key: Array, value: Array, reach: int) -> Array:
