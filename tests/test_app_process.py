@@ -20,8 +20,12 @@ from tests.service_process import (
     running_service,
 )
 
-HUNDRED_TOKENS = "word " * 98
 MISSING = ("torch", "transformers", "optimum", "sentence_transformers", "export", "onnx")
+
+
+def different_texts(count: int, *, first: int = 0) -> list[str]:
+    """Texts of a hundred tokens or a few more."""
+    return [f"{number} " + "word " * 97 for number in range(first, first + count)]
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +108,9 @@ async def test_a_full_queue_is_a_rate_limit_to_openais_client(
     with running_service(tmp_path, "--model", str(prompted_bundle), *limits) as service:
         url = f"{service.url}/v1"
         async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
-            batch = [HUNDRED_TOKENS] * 30
+            batches = [different_texts(30, first=first) for first in range(0, 180, 30)]
             answers = await asyncio.gather(
-                *(client.embeddings.create(model="prompted", input=batch) for _ in range(6)),
+                *(client.embeddings.create(model="prompted", input=batch) for batch in batches),
                 return_exceptions=True,
             )
             refused = [answer for answer in answers if isinstance(answer, BaseException)]
@@ -195,7 +199,7 @@ print(json.dumps(sorted({{name.partition(".")[0] for name in sys.modules}})))
 
 def begin_embedding(service: ServiceProcess, texts: int) -> socket.socket:
     """A connection with a request that the application has begun to read and not yet answered."""
-    body = json.dumps({"input": [HUNDRED_TOKENS] * texts}).encode()
+    body = json.dumps({"input": different_texts(texts)}).encode()
     connection = socket.create_connection(("127.0.0.1", service.port), timeout=DEADLINE_SECONDS)
     head = (
         "POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

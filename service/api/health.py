@@ -91,7 +91,13 @@ INFO_EXAMPLE = {
     },
     "workers": 2,
     "threads": 2,
-    "cache": None,
+    "cache": {
+        "bytes": 3350000,
+        "max_bytes": 100000000,
+        "entries": 1000,
+        "hits": 4200,
+        "misses": 1000,
+    },
     "parity": {
         "reference": "sentence-transformers 5.7.0, float32",
         "texts": 412,

@@ -194,12 +194,14 @@ class Scheduler:
     def _live(self, life: "_Life") -> None:
         while batch := self._next_batch():
             life.batch = batch
-            self._compute(batch.texts, batch.cores)
+            self._compute(batch.texts, batch.cores, life.answered)
             life.computed = True
             life.batch = None
+            # Before the answers are there, so that a client that asks at once finds it idle.
             with self._changed:
                 tokens = _tokens(text.ids for text in batch.texts)
                 self._rate.end(time.perf_counter(), tokens)
+            self._send(life.answered)
 
     def _next_batch(self) -> "Batch[_Text] | None":
         with self._changed:
@@ -224,10 +226,12 @@ class Scheduler:
             waiting = [text for text in self._in_flight.values() if not text.running]
             for text in waiting:
                 text.running = True
-            self._fail(waiting, _died_of(error))
+            answered: _Answered = []
+            self._fail(waiting, _died_of(error), answered)
+            self._send(answered)
             raise
 
-    def _compute(self, texts: "Sequence[_Text]", cores: Cores) -> None:
+    def _compute(self, texts: "Sequence[_Text]", cores: Cores, answered: _Answered) -> None:
         try:
             embeddings = self._run([text.ids for text in texts], cores)
             if embeddings.ndim != 2 or len(embeddings) != len(texts):
@@ -236,17 +240,17 @@ class Scheduler:
             if len(texts) == 1:
                 tokens = len(texts[0].ids)
                 logger.error("inference failed on a text of %d tokens", tokens, exc_info=error)
-                self._fail(texts, "the model failed on")
+                self._fail(texts, "the model failed on", answered)
                 return
             with self._changed:
                 self._succeeded_at = -float("inf")
             logger.warning("a batch of %d texts failed (%s); trying halves", len(texts), error)
         else:
-            self._deliver(texts, embeddings)
+            self._deliver(texts, embeddings, answered)
             return
         for half in (texts[: len(texts) // 2], texts[len(texts) // 2 :]):
             if wanted := self._still_wanted(half):
-                self._compute(wanted, cores)
+                self._compute(wanted, cores, answered)
 
     def _still_wanted(self, texts: "Sequence[_Text]") -> "list[_Text]":
         with self._changed:
@@ -255,24 +259,21 @@ class Scheduler:
                     self._leave(text)
             return [text for text in texts if text.receivers]
 
-    def _deliver(self, texts: "Sequence[_Text]", embeddings: Embeddings) -> None:
+    def _deliver(
+        self, texts: "Sequence[_Text]", embeddings: Embeddings, answered: _Answered
+    ) -> None:
         now = time.perf_counter()
-        answered: _Answered = []
-        try:
-            with self._changed:
-                self._succeeded_at = now
-                for text, embedding in zip(texts, embeddings, strict=True):  # (dimensions,)
-                    for request, positions in text.receivers.items():
-                        if request.receive(embedding, positions):
-                            answered.append((request.answer, request.result(now)))
-                    self._leave(text)
-                    text.receivers.clear()
-        finally:
-            self._send(answered)
+        with self._changed:
+            self._succeeded_at = now
+            for text, embedding in zip(texts, embeddings, strict=True):  # (dimensions,)
+                for request, positions in text.receivers.items():
+                    if request.receive(embedding, positions):
+                        answered.append((request.answer, request.result(now)))
+                self._leave(text)
+                text.receivers.clear()
 
-    def _fail(self, texts: "Sequence[_Text]", why: str) -> None:
+    def _fail(self, texts: "Sequence[_Text]", why: str, answered: _Answered) -> None:
         """Fail all requests that want these running texts, and withdraw their others."""
-        answered: _Answered = []
         with self._changed:
             self._succeeded_at = -float("inf")
             for text in texts:
@@ -281,7 +282,6 @@ class Scheduler:
                     self._withdraw(request)
                     failure = InferenceError(why, position=positions[0])
                     answered.append((request.answer, failure))
-        self._send(answered)
 
     def _bury(self, life: "_Life", error: BaseException) -> None:
         with self._changed:
@@ -291,13 +291,15 @@ class Scheduler:
                 self._rate.end(time.perf_counter(), tokens=0)
                 texts = life.batch.texts
                 unanswered = [text for text in texts if self._in_flight.get(text.key) is text]
-                self._fail(unanswered, _died_of(error))
+                self._fail(unanswered, _died_of(error), life.answered)
+        self._send(life.answered)
         logger.critical("a worker died; another takes its place", exc_info=error)
 
     def _send(self, answered: _Answered) -> None:
         if answered:
             with suppress(RuntimeError):  # the loop is closed, and nobody waits
-                self._loop.call_soon_threadsafe(_answer, answered)
+                self._loop.call_soon_threadsafe(_answer, answered.copy())
+        answered.clear()
 
 
 @asynccontextmanager
@@ -368,6 +370,8 @@ class _Life:
 
     batch: Batch[_Text] | None = None
     computed: bool = False
+    answered: _Answered = field(default_factory=list)
+    """Not sent yet."""
 
 
 def _died_of(error: BaseException) -> str:
