@@ -28,6 +28,9 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.draw import draw_bars  # noqa: E402
 from benchmarks.engines import PEERS, export_peers  # noqa: E402
 from benchmarks.machine import save_report  # noqa: E402
+from benchmarks.openvino_engines import OPENVINO_PEERS  # noqa: E402
+
+OPENVINO_PYTHON = ROOT / "build" / "peers" / "openvino" / "bin" / "python"
 
 DEFAULT_SHAPES = ("1x16", "8x32", "8x128", "4x512")
 DEFAULT_PRECISIONS = ("int8", "fp32")
@@ -39,12 +42,12 @@ TOLERANCE = 0.15
 
 
 class EngineProcess:
-    """An engine loaded in a process of its own."""
+    """An engine loaded in a process of its own, of the environment that it is installed in."""
 
     def __init__(self, name: str, folder: Path, threads: int) -> None:
         self.name = name
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.engines", name, str(folder), str(threads)],
+            [*_command(name), name, str(folder), str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -149,6 +152,14 @@ def prepared(folder: Path) -> tuple[Path, list[Path]]:
     return checkpoint, [models / precision for precision in DEFAULT_PRECISIONS]
 
 
+def converted(checkpoint: Path, folder: Path) -> Path:
+    """The folder with the checkpoint as OpenVINO's, made where it is missing."""
+    if not (folder / "static-int8.xml").is_file():
+        module = [*_command("openvino"), "convert", checkpoint.resolve(), folder]
+        subprocess.run(module, cwd=ROOT, check=True)
+    return folder
+
+
 def run_module(module: str, *arguments: str | Path) -> None:
     """Run a module of this project as a program, to its end."""
     subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, check=True)
@@ -174,6 +185,8 @@ def main() -> None:
         graphs = ROOT / "build" / "peers" / checkpoint.name
         export_peers(checkpoint, graphs)
         folders |= {name: graphs if name.startswith("optimum") else checkpoint for name in PEERS}
+        if OPENVINO_PYTHON.is_file():
+            folders |= dict.fromkeys(OPENVINO_PEERS, converted(checkpoint, graphs / "openvino"))
     engines = [EngineProcess(name, folder, options.threads) for name, folder in folders.items()]
     results = measure(engines, list(options.shapes), options.rounds, options.seconds)
     for engine in engines:
@@ -186,6 +199,12 @@ def main() -> None:
         fallen = fallen_ratios(results, json.loads(options.check.read_bytes())["results"])
         print("\n".join(fallen) or f"no ratio is more than 15 % below {options.check}")
         sys.exit(1 if fallen else 0)
+
+
+def _command(engine: str) -> list[str | Path]:
+    if engine.startswith("openvino"):
+        return [OPENVINO_PYTHON, "-m", "benchmarks.openvino_engines"]
+    return [sys.executable, "-m", "benchmarks.engines"]
 
 
 def bundle_name(bundle: Path) -> str:

@@ -31,6 +31,35 @@ def draw_bars(
     drawing.savefig(path, metadata={"Date": None})
 
 
+def draw_loads(results: Mapping[str, Mapping[str, Mapping[str, float]]], path: Path) -> None:
+    """Throughput where clients wait for their answers, p95 where texts arrive; an SVG file."""
+    drawing, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5), width_ratios=(3, 2))
+    closed = [part for part in results if " " not in part]
+    names = list(dict.fromkeys(name for part in closed for name in results[part]))
+    for place, name in enumerate(names):
+        color = f"C{place}"
+        offset = (place - (len(names) - 1) / 2) * 0.8 / len(names)
+        heights = [results[part].get(name, {}).get("tokens_per_second", 0) for part in closed]
+        places = [index + offset for index in range(len(closed))]
+        left.bar(places, heights, 0.8 / len(names), label=name, color=color)
+        opened = {
+            part.removeprefix("open "): by_server[name]["p95_ms"]
+            for part, by_server in results.items()
+            if part.startswith("open ") and name in by_server
+        }
+        right.semilogy(list(opened), list(opened.values()), marker="o", color=color)
+    left.set_xticks(range(len(closed)), closed)
+    left.set_ylabel("tokens/s")
+    if closed:
+        left.legend(frameon=False, fontsize="small")
+    right.set_xlabel("texts that arrive, as a share of what the first server embeds")
+    right.set_ylabel("p95 ms")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    drawing.tight_layout()
+    drawing.savefig(path, metadata={"Date": None})
+
+
 def draw_lines(
     results: Mapping[str, Mapping[float, float]], x_label: str, y_label: str, path: Path
 ) -> None:

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -185,11 +185,11 @@ def export_peers(checkpoint: Path, folder: Path) -> None:
     )
 
 
-def serve_lines(name: str, folder: Path, threads: int) -> None:
-    """Answer the lines on standard input until it ends."""
+def serve_lines(opening: AbstractContextManager[Engine]) -> None:
+    """Open the engine and answer the lines on standard input until it ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not mix with the answers
-    with open_engine(name, folder, threads) as engine:
+    with opening as engine:
         print("ready", file=answers, flush=True)
         for line in sys.stdin:
             texts, tokens, seconds = line.split()
@@ -206,4 +206,4 @@ def serve_lines(name: str, folder: Path, threads: int) -> None:
 
 
 if __name__ == "__main__":
-    serve_lines(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    serve_lines(open_engine(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])))

@@ -1,0 +1,291 @@
+"""Loads an embedding server through sockets, and costs little of a processor itself.
+
+Answers are read whole as they come, and looked into when the load is over: what a client of Python
+would do with them must not take the processor from a server on the same machine.
+"""
+
+import asyncio
+import re
+import time
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+import numpy as np
+
+SECONDS_TO_ANSWER = 600
+_PAUSE_AFTER_AN_ERROR = 1.0
+_BUFFER = 2**22
+_TICK = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The body of a request for embeddings, and what it asks for."""
+
+    body: bytes
+    texts: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a request; times in seconds on one clock. Status 0: there was no answer."""
+
+    request: Request
+    due: float  # when it was to be sent
+    answered: float
+    status: int
+    body: bytes
+
+
+@dataclass(slots=True)
+class Turn:
+    """What was sent from `started` on, and the processor time that sending it took."""
+
+    started: float = field(default_factory=time.perf_counter)
+    client_started: float = field(default_factory=time.process_time)
+    outcomes: list[Outcome] = field(default_factory=list)
+    client_share: float = 0.0  # of one processor
+    longest_pause: float = 0.0  # of this process, and so of whatever stood still with it
+
+    def end(self) -> None:
+        seconds = time.perf_counter() - self.started
+        self.client_share = (time.process_time() - self.client_started) / seconds
+
+    async def watch(self) -> None:
+        """Find out how long the event loop did not run, until cancelled."""
+        while True:
+            asked = time.perf_counter()
+            await asyncio.sleep(_TICK)
+            self.longest_pause = max(self.longest_pause, time.perf_counter() - asked - _TICK)
+
+
+class _Item(msgspec.Struct):
+    embedding: str | list[float]
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+
+
+class Answer(msgspec.Struct):
+    """The part of an answer that a benchmark looks at."""
+
+    data: list[_Item]
+    usage: _Usage = msgspec.field(default_factory=_Usage)
+
+    def sizes(self) -> list[int]:
+        """How many numbers each embedding has."""
+        return [
+            len(item.embedding) * 3 // 4 // 4
+            if isinstance(item.embedding, str)
+            else len(item.embedding)
+            for item in self.data
+        ]
+
+
+class Connection:
+    """A connection that is kept open between requests."""
+
+    def __init__(
+        self, url: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        parts = urlsplit(url)
+        self._head = f"{parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n".encode()
+        self._reader = reader
+        self._writer = writer
+        self.usable = True
+
+    async def post(self, body: bytes) -> tuple[int, bytes]:
+        """The status and the body of the answer to a JSON document."""
+        length = b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+        self._writer.write(b"POST " + self._head + length + body)
+        head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
+        self.usable = b"\r\nconnection: close" not in head
+        if found := re.search(rb"\r\ncontent-length: *(\d+)", head):
+            answer = await self._reader.readexactly(int(found[1]))
+        elif b"\r\ntransfer-encoding: chunked" in head:
+            answer = await self._read_chunks()
+        else:
+            self.usable = False
+            answer = await self._reader.read()
+        return int(head.split(maxsplit=2)[1]), answer
+
+    async def send(self, request: Request, due: float | None = None) -> Outcome:
+        """What becomes of a request; it was due now, where nothing else is said."""
+        due = time.perf_counter() if due is None else due
+        try:
+            async with asyncio.timeout(SECONDS_TO_ANSWER):
+                status, body = await self.post(request.body)
+        except (OSError, EOFError, TimeoutError):
+            self.usable = False
+            status, body = 0, b""
+        return Outcome(request, due, time.perf_counter(), status, body)
+
+    async def close(self) -> None:
+        self._writer.close()
+        with suppress(OSError):
+            await self._writer.wait_closed()
+
+    async def _read_chunks(self) -> bytes:
+        parts = []
+        while size := int((await self._reader.readuntil(b"\r\n")).split(b";")[0], 16):
+            parts.append(await self._reader.readexactly(size))
+            await self._reader.readexactly(2)
+        await self._reader.readuntil(b"\r\n")
+        return b"".join(parts)
+
+
+class Connections:
+    """Connections to one URL, opened as they are needed and used again when they are free."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._free: deque[Connection] = deque()
+
+    async def send(self, request: Request, due: float | None = None) -> Outcome:
+        """What becomes of a request; the time to connect counts."""
+        due = time.perf_counter() if due is None else due
+        try:
+            connection = self._free.pop() if self._free else await self._open()
+        except OSError:
+            return Outcome(request, due, time.perf_counter(), 0, b"")
+        outcome = await connection.send(request, due)
+        if connection.usable:
+            self._free.append(connection)
+        else:
+            await connection.close()
+        return outcome
+
+    async def close(self) -> None:
+        while self._free:
+            await self._free.pop().close()
+
+    async def _open(self) -> Connection:
+        parts = urlsplit(self._url)
+        streams = await asyncio.open_connection(parts.hostname, parts.port or 80, limit=_BUFFER)
+        return Connection(self._url, *streams)
+
+
+@asynccontextmanager
+async def _turn(url: str) -> AsyncIterator[tuple[Turn, Connections]]:
+    connections = Connections(url)
+    turn = Turn()
+    watching = asyncio.create_task(turn.watch())
+    try:
+        yield turn, connections
+        turn.end()
+    finally:
+        watching.cancel()
+        await connections.close()
+
+
+async def closed_loop(
+    url: str, requests: Iterator[Request], *, clients: int, seconds: float
+) -> Turn:
+    """So many clients that each send a request when they have the answer to the one before.
+
+    The turn ends when everything that was sent within this time is answered.
+    """
+    async with _turn(url) as (turn, connections), asyncio.TaskGroup() as tasks:
+
+        async def client() -> None:
+            while time.perf_counter() < turn.started + seconds:
+                outcome = await connections.send(next(requests))
+                turn.outcomes.append(outcome)
+                if outcome.status != 200:
+                    await asyncio.sleep(_PAUSE_AFTER_AN_ERROR)
+
+        for _ in range(clients):
+            tasks.create_task(client())
+    return turn
+
+
+async def open_loop(url: str, requests: Iterator[Request], arrivals: Iterable[float]) -> Turn:
+    """Requests that are sent when they arrive, however many are still to be answered.
+
+    Arrivals are seconds from now. A request is late from its arrival on, also where this process
+    or a connection to the server was not ready for it.
+    """
+    async with _turn(url) as (turn, connections), asyncio.TaskGroup() as tasks:
+
+        async def send(request: Request, due: float) -> None:
+            turn.outcomes.append(await connections.send(request, due))
+
+        for arrival in arrivals:
+            due = turn.started + arrival
+            await asyncio.sleep(due - time.perf_counter())
+            tasks.create_task(send(next(requests), due))
+    return turn
+
+
+def poisson_arrivals(rate: float, seconds: float, seed: int) -> Iterator[float]:
+    """Moments of arrivals that do not know of each other, at so many a second, in order."""
+    random = np.random.default_rng(seed)
+    moment = random.exponential(1 / rate)
+    while moment < seconds:
+        yield float(moment)
+        moment += random.exponential(1 / rate)
+
+
+def error_of(outcome: Outcome) -> str | None:
+    """What was wrong with an answer, if anything: its status, or not one embedding a text."""
+    if outcome.status == 0:
+        return "no answer"
+    if outcome.status != 200:
+        return f"status {outcome.status}"
+    try:
+        sizes = msgspec.json.decode(outcome.body, type=Answer).sizes()
+    except msgspec.DecodeError:
+        return "not an answer"
+    if len(sizes) != outcome.request.texts or len(set(sizes)) != 1 or not sizes[0]:
+        return "wrong embeddings"
+    return None
+
+
+def summarise(turns: Sequence[Turn]) -> dict[str, Any]:
+    """Figures of the turns of one server at one load.
+
+    Throughput is the median of the turns', each up to its last answer; percentiles are over all
+    answers, in milliseconds from when a request was due. Errors count in neither. A long pause of
+    the client tells that the machine stood still.
+    """
+    errors: Counter[str] = Counter()
+    milliseconds: list[float] = []
+    texts_per_second, tokens_per_second = [], []
+    for turn in turns:
+        wrong = [error_of(outcome) for outcome in turn.outcomes]
+        errors.update(error for error in wrong if error)
+        good = [outcome for outcome, error in zip(turn.outcomes, wrong, strict=True) if not error]
+        milliseconds += [(outcome.answered - outcome.due) * 1000 for outcome in good]
+        seconds = max((outcome.answered for outcome in good), default=np.inf) - turn.started
+        texts_per_second.append(sum(outcome.request.texts for outcome in good) / seconds)
+        tokens_per_second.append(sum(outcome.request.tokens for outcome in good) / seconds)
+    figures = describe(milliseconds, texts_per_second, tokens_per_second)
+    return figures | {
+        "errors": dict(errors),
+        "client_cpu_percent": round(100 * max(turn.client_share for turn in turns), 1),
+        "longest_pause_ms": round(1000 * max(turn.longest_pause for turn in turns)),
+    }
+
+
+def describe(
+    milliseconds: Sequence[float],
+    texts_per_second: Sequence[float],
+    tokens_per_second: Sequence[float],
+) -> dict[str, Any]:
+    """Median throughput, and percentiles of what each answer took; zeros where there was none."""
+    percentiles = np.percentile(milliseconds, (50, 95, 99)) if milliseconds else (0, 0, 0)
+    names = ("p50_ms", "p95_ms", "p99_ms")
+    return {
+        "tokens_per_second": round(float(np.median(tokens_per_second)), 1),
+        "texts_per_second": round(float(np.median(texts_per_second)), 2),
+        **{name: round(float(ms), 2) for name, ms in zip(names, percentiles, strict=True)},
+        "answers": len(milliseconds),
+        "errors": {},
+    }
