@@ -29,16 +29,12 @@ from benchmarks.draw import draw_bars  # noqa: E402
 from benchmarks.engines import PEERS, export_peers  # noqa: E402
 from benchmarks.machine import save_report  # noqa: E402
 from benchmarks.openvino_engines import OPENVINO_PEERS  # noqa: E402
+from benchmarks.ratios import OURS, fallen_ratios, ratios  # noqa: E402
 
 OPENVINO_PYTHON = ROOT / "build" / "peers" / "openvino" / "bin" / "python"
 
 DEFAULT_SHAPES = ("1x16", "8x32", "8x128", "4x512")
 DEFAULT_PRECISIONS = ("int8", "fp32")
-
-OURS = "this project"
-
-# By how much a ratio to a peer may fall: twice as much as two runs on the same machine differ by.
-TOLERANCE = 0.15
 
 
 class EngineProcess:
@@ -109,35 +105,6 @@ def print_table(results: Any) -> None:
     width = max(map(len, rows)) + 2
     for name, cells in {"tokens/s, median": list(results), **rows}.items():
         print(name.ljust(width) + "".join(f"{cell:>10}" for cell in cells))
-
-
-def fallen_ratios(results: Any, baseline: Any) -> list[str]:
-    """What to say of each ratio of ours to a peer that fell by more than the tolerance.
-
-    A peer or a shape of the baseline that was not measured counts as fallen.
-    """
-    fallen = []
-    for shape, expected in ratios(baseline).items():
-        found = ratios(results).get(shape, {})
-        for pair, before in expected.items():
-            now = found.get(pair, 0.0)
-            if now < before * (1 - TOLERANCE):
-                engine, peer = pair
-                fallen.append(f"{shape}: {engine} is {now:.2f} x {peer}, and was {before:.2f} x")
-    return fallen
-
-
-def ratios(results: Any) -> dict[str, dict[tuple[str, str], float]]:
-    """How many times a peer's tokens a second each engine of ours has, by shape and pair."""
-    return {
-        shape: {
-            (engine, peer): mine["tokens_per_second"] / theirs["tokens_per_second"]
-            for engine, mine in by_engine.items()
-            for peer, theirs in by_engine.items()
-            if engine.startswith(OURS) and not peer.startswith(OURS)
-        }
-        for shape, by_engine in results.items()
-    }
 
 
 def prepared(folder: Path) -> tuple[Path, list[Path]]:

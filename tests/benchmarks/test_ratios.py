@@ -1,4 +1,4 @@
-from benchmarks.bench_engine import fallen_ratios
+from benchmarks.ratios import fallen_ratios
 
 
 def results(ours: float, peer: float, shape: str = "1x16") -> dict[str, object]:
