@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.bench_engine import EngineProcess  # noqa: E402
-from benchmarks.draw import draw_loads  # noqa: E402
+from benchmarks.draw import draw_bars, draw_lines  # noqa: E402
 from benchmarks.http_load import describe, summarise  # noqa: E402
 from benchmarks.http_turns import LOADS, Server, Turns, meet  # noqa: E402
 from benchmarks.machine import save_report  # noqa: E402
@@ -177,7 +177,23 @@ def main() -> None:
             "ratios_of_the_first": ratios,
         }
         save_report(options.save, __doc__.splitlines()[0], report)
-        draw_loads(results, options.save.with_suffix(".svg"))
+        draw(results, options.save)
+
+
+def draw(results: Results, path: Path) -> None:
+    """Throughput where clients wait for answers, and p95 where texts arrive at random."""
+    waited = {load: figures for load, figures in results.items() if " " not in load}
+    if waited:
+        draw_bars(waited, "tokens_per_second", "tokens/s", path.with_suffix(".svg"))
+    arriving: defaultdict[str, dict[float, float]] = defaultdict(dict)
+    for load, figures in results.items():
+        if load.startswith("open "):
+            share = float(load.removeprefix("open ").removesuffix("%"))
+            for name, of_server in figures.items():
+                arriving[name][share] = of_server["p95_ms"]
+    if arriving:
+        rate = "texts that arrive, in % of what the first server embeds"
+        draw_lines(arriving, rate, "p95 ms", path.with_name(f"{path.stem}-open.svg"))
 
 
 def _ratio(better: dict[str, Any], worse: dict[str, Any], figure: str) -> float | None:
