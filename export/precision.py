@@ -16,11 +16,6 @@ from export.graphs.row_codes import (
     INT8_MAX,
     UINT8_MAX,
     UINT8_ZERO,
-    codes_of_rows,
-    largest_of_rows,
-    scale_of_rows,
-    scale_of_span,
-    zero_point,
 )
 from service.embedding.manifest import Precision
 
@@ -96,24 +91,40 @@ class Int8:
     quantises_attention = True
 
     def rows(self, graph: Graph, x: Value) -> Rows:
-        scale = scale_of_rows(graph, x)
-        return Rows(codes_of_rows(graph, x, scale, UINT8_ZERO), scale)
+        peak = graph.op("ReduceMax", graph.op("Abs", x), graph.integers(-1), keepdims=1)
+        peak = graph.op("Max", peak, graph.constant("smallest", 1e-20, np.float32))
+        codes = graph.op(
+            "QuantizeLinear", graph.op("Div", x, peak), self._step(graph), self._zero(graph)
+        )
+        return Rows(codes, peak)
 
     def one_sided_rows(self, graph: Graph, x: Value) -> Rows:
         low = graph.op("ReduceMin", x, graph.integers(-1), keepdims=1)
-        span = graph.op("Sub", largest_of_rows(graph, x), low)
-        scale = scale_of_span(graph, span, UINT8_MAX)
-        return Rows(codes_of_rows(graph, graph.op("Sub", x, low), scale), scale, low)
+        high = graph.op("ReduceMax", x, graph.integers(-1), keepdims=1)
+        span = graph.op(
+            "Max", graph.op("Sub", high, low), graph.constant("smallest", 1e-20, np.float32)
+        )
+        unit = graph.op("Div", graph.op("Sub", x, low), span)
+        codes = graph.op(
+            "QuantizeLinear",
+            unit,
+            graph.constant("step_one_sided", 1 / UINT8_MAX, np.float32),
+            graph.constant("zero_one_sided", 0, np.uint8),
+        )
+        return Rows(codes, span, low)
 
     def product(self, graph: Graph, rows: Rows, name: str, matrix: Array) -> Value:
         codes, scale = quantise_rows(matrix)
+        one_sided = rows.low is not None
         y = graph.op(
             "MatMulIntegerToFloat",
             rows.codes,
             graph.constant(name, codes.T),
-            graph.constant("one", 1, np.float32),
+            graph.constant("step_one_sided", 1 / UINT8_MAX, np.float32)
+            if one_sided
+            else self._step(graph),
             graph.constant(name + ".scale", scale),
-            zero_point(graph, UINT8_ZERO if rows.low is None else 0),
+            graph.constant("zero_one_sided", 0, np.uint8) if one_sided else self._zero(graph),
             domain=MICROSOFT,
         )
         if rows.low is None or rows.scale is None:
@@ -129,6 +140,12 @@ class Int8:
 
     def table(self, graph: Graph, name: str, table: Array, scale: float) -> Value:
         return _int8_table(graph, name, table, scale)
+
+    def _step(self, graph: Graph) -> Value:
+        return graph.constant("step", 1 / INT8_MAX, np.float32)
+
+    def _zero(self, graph: Graph) -> Value:
+        return graph.constant("zero", UINT8_ZERO, np.uint8)
 
 
 class Int8Block(Float32):
