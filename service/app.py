@@ -7,11 +7,13 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 
 from litestar import Litestar, get
 from litestar.di import Provide
+from litestar.handlers import BaseRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
 from litestar.response import Redirect
 
 from service import __version__
+from service.api.access import Access, caller_of, guarded, tenant_of
 from service.api.embeddings import create_embeddings
 from service.api.health import info, live, ready
 from service.api.many_memories import delete_memories, list_memories, remember_batch
@@ -48,41 +50,48 @@ MAX_BODY_BYTES = 32 * 1024 * 1024
 
 MODEL_NOT_SET = "MEMORY_MODEL is not set; expected the folder of a bundle"
 
-# The only tenant as long as there are no API keys.
-TENANT = "default"
-
 # How long what is forgotten, and hidden since, stays on disk at most.
 PURGE_SECONDS = 60.0
 
-ROUTES = [
-    create_embeddings,
-    list_models,
-    describe_model,
-    remember,
-    remember_batch,
-    list_memories,
-    read_memory,
-    change_memory,
-    forget,
-    delete_memories,
-    supersede,
-    read_history,
-    search_memories,
-    recall_context,
-    relate,
-    unrelate,
-    related,
-    list_tags,
-    list_contexts,
-    read_stats,
-    forget_session,
-    forget_user,
-    export_memories,
-    import_memories,
-    live,
-    ready,
-    info,
-]
+
+@get("/", include_in_schema=False)
+async def to_docs() -> Redirect:
+    """The browsable description of the API."""
+    return Redirect("/docs")
+
+
+# Each route by what its caller needs.
+ROUTES: dict[Access, list[BaseRouteHandler]] = {
+    "nothing": [to_docs, live, ready],
+    "any key": [list_models, describe_model, info],
+    "embed": [create_embeddings],
+    "read": [
+        list_memories,
+        read_memory,
+        read_history,
+        search_memories,
+        recall_context,
+        related,
+        list_tags,
+        list_contexts,
+        read_stats,
+        export_memories,
+    ],
+    "write": [
+        remember,
+        remember_batch,
+        change_memory,
+        supersede,
+        forget,
+        delete_memories,
+        forget_session,
+        forget_user,
+        relate,
+        unrelate,
+        import_memories,
+    ],
+    "admin": [],
+}
 
 
 def create_app(settings: Settings) -> Litestar:
@@ -111,16 +120,14 @@ def create_app(settings: Settings) -> Litestar:
     def served_embedder() -> Embedder:
         return served_memories().embedder
 
-    def served_tenant() -> str:
-        return TENANT
-
     app = Litestar(
-        [*ROUTES, to_docs],
+        list(guarded(ROUTES)),
         lifespan=[lifespan],
         dependencies={
             "embedder": Provide(served_embedder, sync_to_thread=False),
             "memories": Provide(served_memories, sync_to_thread=False),
-            "tenant": Provide(served_tenant, sync_to_thread=False),
+            "caller": Provide(caller_of, sync_to_thread=False),
+            "tenant": Provide(tenant_of, sync_to_thread=False),
         },
         exception_handlers={Exception: answer_error},
         request_max_body_size=MAX_BODY_BYTES,
@@ -190,9 +197,3 @@ async def _purge_now_and_then(memories: Memories) -> None:
         except StoreUnavailable as error:
             logger.warning("what has expired could not be deleted: %s", error)
         await asyncio.sleep(PURGE_SECONDS)
-
-
-@get("/", include_in_schema=False)
-async def to_docs() -> Redirect:
-    """The browsable description of the API."""
-    return Redirect("/docs")

@@ -10,6 +10,8 @@ ServiceError
 │   ├── UnknownModel
 │   ├── InvalidFilter
 │   └── IdempotencyKeyReused
+├── Unauthorized
+├── Forbidden
 ├── MemoryNotFound
 ├── RelationNotFound
 ├── Conflict
@@ -79,6 +81,14 @@ class InvalidFilter(InvalidInput):
 
 class IdempotencyKeyReused(InvalidInput):
     """The idempotency key was used for another request."""
+
+
+class Unauthorized(ServiceError):
+    """The request has no API key, or one that is not valid."""
+
+
+class Forbidden(ServiceError):
+    """The API key does not allow what the request asks for."""
 
 
 class MemoryNotFound(ServiceError):

@@ -13,7 +13,8 @@ import msgspec
 import numpy as np
 from tqdm import tqdm
 
-from service.app import MODEL_NOT_SET, TENANT, open_embedder_of, store_address
+from service.api.access import DEFAULT_TENANT
+from service.app import MODEL_NOT_SET, open_embedder_of, store_address
 from service.embedding.manifest import read_manifest
 from service.errors import InvalidInput, InvalidSettings, StoreLoadError
 from service.memory import open_store
@@ -102,7 +103,7 @@ async def _load(settings: Settings, file: Path) -> None:
         store = await opened.enter_async_context(open_store(store_address(settings), model))
         embedding = _LazyEmbedder(settings, store, opened)
         loading = load(
-            store, _lines(file), tenant=TENANT, other_tenants=True, embed=embedding.embed
+            store, _lines(file), tenant=DEFAULT_TENANT, other_tenants=True, embed=embedding.embed
         )
         await _report(loading, None)
 
@@ -117,7 +118,11 @@ async def _migrate(settings: Settings, source: str, target: str) -> None:
             pieces = dump(origin, now=datetime.now(UTC), embeddings=True)
             lines = lines_of(piece async for piece, _ in pieces)
             loading = load(
-                destination, lines, tenant=TENANT, other_tenants=True, embed=_nothing_to_embed
+                destination,
+                lines,
+                tenant=DEFAULT_TENANT,
+                other_tenants=True,
+                embed=_nothing_to_embed,
             )
             await _report(loading, await _count(origin))
 

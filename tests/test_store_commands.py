@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import service.app
+import service.api.access
 from service.embedding.onnx_model import Embeddings
 from tests.api.requests import answered, relate, remember, search, serving, supersede
 from tests.neo4j_server import wipe
@@ -100,7 +100,7 @@ def filled(starter_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     path = tmp_path_factory.mktemp("filled") / "memory.db"
     with pytest.MonkeyPatch.context() as patch, serving(starter_bundle, url_of(path)) as client:
         for tenant in ("default", "other"):
-            patch.setattr(service.app, "TENANT", tenant)
+            patch.setattr(service.api.access, "DEFAULT_TENANT", tenant)
             tea: dict[str, Any] = {"id": "tea", "tags": ["a", "b"], "metadata": {"ü": [1, None]}}
             remember(client, f"Ada drinks tea; {tenant}.", title="Drinks", context="home", **tea)
             remember(client, "Ada has a kettle.\n☕", id="kettle", user_id="ada")

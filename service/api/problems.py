@@ -15,6 +15,7 @@ from service.errors import (
     Conflict,
     DeadlineExceeded,
     EmptyInput,
+    Forbidden,
     IdempotencyKeyReused,
     InferenceError,
     InvalidFilter,
@@ -25,6 +26,7 @@ from service.errors import (
     ServiceError,
     StoreUnavailable,
     TextTooLong,
+    Unauthorized,
     UnknownModel,
     UnknownPrompt,
     UnsupportedDimensions,
@@ -57,6 +59,8 @@ PROBLEMS: dict[type[ServiceError], Problem] = {
     UnknownModel: Problem("model_not_found", 404, 404, "invalid_request_error"),
     InvalidFilter: Problem("invalid_filter", 422, 400, "invalid_request_error"),
     IdempotencyKeyReused: Problem("idempotency_key_reused", 422, 400, "invalid_request_error"),
+    Unauthorized: Problem("invalid_api_key", 401, 401, "invalid_request_error"),
+    Forbidden: Problem("forbidden", 403, 403, "invalid_request_error"),
     MemoryNotFound: Problem("memory_not_found", 404, 404, "invalid_request_error"),
     RelationNotFound: Problem("relation_not_found", 404, 404, "invalid_request_error"),
     Conflict: Problem("conflict", 409, 409, "invalid_request_error"),
@@ -160,6 +164,8 @@ def answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[
         case Overloaded() | StoreUnavailable():
             seconds = max(1, math.ceil(error.retry_after))
             return answer(request, _row(error), str(error), headers={"Retry-After": str(seconds)})
+        case Unauthorized():
+            return answer(request, _row(error), str(error), headers={"WWW-Authenticate": "Bearer"})
         case InvalidInput():
             return answer(request, _row(error), str(error), parameter=error.parameter)
         case ServiceError() if type(error) in PROBLEMS:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-import service.app
+import service.api.access
 from tests.api.requests import Client, serving
 from tests.memory.memories import unique_tenant
 
@@ -21,5 +21,5 @@ def service_on_sqlite(
 @pytest.fixture
 def http(service_on_sqlite: Client, monkeypatch: pytest.MonkeyPatch) -> Client:
     """The service as a tenant sees it that has nothing yet."""
-    monkeypatch.setattr(service.app, "TENANT", unique_tenant())
+    monkeypatch.setattr(service.api.access, "DEFAULT_TENANT", unique_tenant())
     return service_on_sqlite

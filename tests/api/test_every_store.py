@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-import service.app
+import service.api.access
 from tests.api.requests import (
     Client,
     answered,
@@ -52,7 +52,7 @@ def service_on_store(
 @pytest.fixture
 def filled(service_on_store: Client, monkeypatch: pytest.MonkeyPatch) -> Client:
     """What Ada and Bob drink, as a tenant of its own."""
-    monkeypatch.setattr(service.app, "TENANT", unique_tenant())
+    monkeypatch.setattr(service.api.access, "DEFAULT_TENANT", unique_tenant())
     ada: dict[str, Any] = {"user_id": "ada", "session_id": "monday", "tags": ["drinks"]}
     tea = {"id": "tea", "valid_from": AT_FIRST, "metadata": {"cups": 2}}
     remember(service_on_store, "Ada drinks tea in the morning.", **tea, **ada, context="home")
@@ -173,7 +173,7 @@ def test_an_export_comes_back_as_it_was(filled: Client, monkeypatch: pytest.Monk
 
     before = lines()
     dump = filled.get("/export", params={"embeddings": True}).content
-    monkeypatch.setattr(service.app, "TENANT", unique_tenant())
+    monkeypatch.setattr(service.api.access, "DEFAULT_TENANT", unique_tenant())
     for outcome in ("created", "unchanged"):
         response = filled.post("/import", content=dump)
         ending = json.loads(response.text.splitlines()[-1])

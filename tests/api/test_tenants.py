@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-import service.app
+import service.api.access
 from tests.api.requests import (
     Client,
     answered,
@@ -32,7 +32,7 @@ class Tenants:
 
     def of(self, drink: str) -> Client:
         """The service of one of them, until the other one is asked for."""
-        self._monkeypatch.setattr(service.app, "TENANT", self._names[drink])
+        self._monkeypatch.setattr(service.api.access, "DEFAULT_TENANT", self._names[drink])
         return self._http
 
     @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import service.app
+import service.api.access
 from tests.api.requests import Client, answered, relate, remember, search, serving, supersede
 from tests.memory.memories import unique_tenant
 
@@ -48,7 +48,7 @@ def elsewhere(http: Client, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Non
     """Makes the service that of a tenant who has nothing."""
 
     def enter() -> None:
-        monkeypatch.setattr(service.app, "TENANT", unique_tenant())
+        monkeypatch.setattr(service.api.access, "DEFAULT_TENANT", unique_tenant())
 
     return enter
 
