@@ -11,6 +11,7 @@ from typing import Any
 
 _PACKAGES = (
     "onnxruntime",
+    "onnxruntime-gpu",
     "numpy",
     "neo4j",
     "numkong",

@@ -1,4 +1,4 @@
-"""python -m service: refuses a Python that cannot run it, and hands over to the command line.
+"""python -m service: refuses a Python or an install that cannot run it, and hands over.
 
 What is imported before the version is known to be right must parse on any Python.
 """
@@ -23,6 +23,14 @@ def refuse_other_pythons(version):
 
 if __name__ == "__main__":
     refuse_other_pythons(sys.version_info[:2])
+
+    from service.embedding.runtime_package import runtime_package
+    from service.errors import ModelLoadError
+
+    try:
+        runtime_package()
+    except ModelLoadError as error:
+        sys.exit("error: " + str(error))
 
     from service.command_line import main
 

@@ -15,6 +15,7 @@ from service.app import open_embedder_of, store_address
 from service.embedding.embedder import Embedder
 from service.embedding.onnx_model import available_execution_providers
 from service.embedding.prompts import default_prompt, prompt_for_input_type
+from service.embedding.runtime_package import runtime_package
 from service.errors import ServiceError, StoreInUse
 from service.memory import open_store
 from service.memory.memories import embedding_model_of
@@ -26,7 +27,6 @@ PACKAGES = (
     "msgspec",
     "neo4j",
     "numpy",
-    "onnxruntime",
     "orjson",
     "tokenizers",
 )
@@ -90,7 +90,8 @@ def _environment() -> Check:
 
 
 def _packages() -> Check:
-    versions = {"service": service.__version__, **{name: version(name) for name in PACKAGES}}
+    packages = (*PACKAGES, runtime_package())
+    versions = {"service": service.__version__, **{name: version(name) for name in packages}}
     summary = ", ".join(f"{name} {number}" for name, number in versions.items())
     return Check("packages", "ok", summary, {**versions})
 

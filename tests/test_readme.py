@@ -30,7 +30,7 @@ RECALL = "curl -s http://127.0.0.1:8080/recall"
 EMBED = "curl -s http://127.0.0.1:8080/v1/embeddings"
 EXPORT_MEMORIES = "curl -s 'http://127.0.0.1:8080/export?embeddings=true' > memories.jsonl"
 MIGRATE = "uv run python -m service migrate --from sqlite:///copy.db --to neo4j://127.0.0.1:7687"
-PRODUCTION = "uv sync --no-default-groups"
+PRODUCTION = "uv sync --no-default-groups --group cpu"
 
 
 class Block(NamedTuple):

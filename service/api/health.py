@@ -15,6 +15,7 @@ from service.api.problems import Problem, answer, problem_spec
 from service.embedding.cache import CacheInfo
 from service.embedding.embedder import Limits
 from service.embedding.manifest import Parity, Relevance, Source
+from service.embedding.runtime_package import runtime_package
 from service.errors import ServiceError
 from service.memory.memories import Memories
 from service.memory.store import StoreInfo
@@ -238,6 +239,6 @@ def installed_versions() -> Versions:
     return Versions(
         service=service.__version__,
         python=platform.python_version(),
-        onnxruntime=version("onnxruntime"),
+        onnxruntime=version(runtime_package()),
         tokenizers=version("tokenizers"),
     )
