@@ -88,7 +88,7 @@ class EmbeddingsRequest(msgspec.Struct, kw_only=True):
         Literal["bulk"] | None,
         Meta(
             description="`bulk` lets other requests go first. Requests of more than "
-            f"{INTERACTIVE_TEXTS} texts do so anyway."
+            f"{INTERACTIVE_TEXTS} texts, or of more tokens than one text may have, do so anyway."
         ),
     ] = None
 

@@ -11,14 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
-import numpy as np
-
 from service.embedding.batching import Priority
 from service.embedding.cache import CacheInfo, EmbeddingCache, embed_cached
 from service.embedding.manifest import Manifest, Precision, read_manifest
+from service.embedding.matryoshka import shorten
+from service.embedding.observed_batches import OnBatch, observed
 from service.embedding.onnx_model import Embeddings, OnnxModel, load_model
 from service.embedding.scheduler import Scheduler, open_scheduler
 from service.embedding.tokenization import (
+    TokenIds,
     TokenizedText,
     Tokenizer,
     load_tokenizer,
@@ -38,7 +39,8 @@ from service.errors import (
 
 logger = logging.getLogger(__name__)
 
-# A request of more texts than this is bulk, and others do not wait for it.
+# A request of more texts than this is bulk, and others do not wait for it; so is one of more tokens
+# than a text alone, or a batch, may have.
 INTERACTIVE_TEXTS = 8
 
 # A batch that was computed this recently proves the same as one more text would.
@@ -79,6 +81,10 @@ class EmbeddedTexts:
     timings: Timings
 
 
+# Called in the context of whoever embeds, before the embeddings are there: it must not raise.
+OnEmbedded = Callable[[EmbeddedTexts], None]
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one request, one batch and the queue may hold."""
@@ -103,6 +109,7 @@ class Embedder:
         limits: Limits,
         workers: int,
         cache: EmbeddingCache | None = None,
+        on_embedded: OnEmbedded | None = None,
     ) -> None:
         self.manifest = manifest
         self.variant = model.variant
@@ -119,6 +126,7 @@ class Embedder:
         self._scheduler = scheduler
         self._tokenization_threads = tokenization_threads
         self._cache = cache
+        self._on_embedded = on_embedded
 
     async def embed(
         self,
@@ -132,8 +140,9 @@ class Embedder:
     ) -> EmbeddedTexts:
         """Embed each text behind the prompt, at full size unless `dimensions` says otherwise.
 
-        Bulk requests are those of more than INTERACTIVE_TEXTS texts, and those that say so. What
-        is not done in `timeout_seconds` is given up, and costs nothing more.
+        Bulk requests are those of more than INTERACTIVE_TEXTS texts, or of more tokens than a text
+        or a batch may have, and those that say so. What is not done in `timeout_seconds` is given
+        up, and costs nothing more.
 
         Raises:
             EmptyInput: there is no text, or one of them is empty.
@@ -148,18 +157,19 @@ class Embedder:
         if dimensions is not None and dimensions not in self.supported_dimensions:
             raise UnsupportedDimensions(dimensions, supported=self.supported_dimensions)
         self._check(texts)
-        few = len(texts) <= INTERACTIVE_TEXTS
-        given: Priority = "interactive" if few and priority is None else "bulk"
         try:
             async with asyncio.timeout(timeout_seconds):
-                return await self._embed(
-                    texts, prompt, dimensions or self.dimensions, truncate, given
+                embedded = await self._embed(
+                    texts, prompt, dimensions or self.dimensions, truncate, priority
                 )
         except TimeoutError:
             raise DeadlineExceeded(
                 f"expected the embeddings in {timeout_seconds:g} s, as the request says, but they "
                 "are not ready; allow more time, or send fewer texts"
             ) from None
+        if self._on_embedded:
+            self._on_embedded(embedded)
+        return embedded
 
     async def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """How many tokens each text has for the model, special tokens included, at any length."""
@@ -172,6 +182,16 @@ class Embedder:
         """What the cache holds; None where there is none."""
         return None if self._cache is None else self._cache.info()
 
+    @property
+    def queued_tokens(self) -> int:
+        """How many tokens are waiting or running."""
+        return self._scheduler.queued_tokens
+
+    @property
+    def workers_alive(self) -> int:
+        """How many of the workers there are, which is all of them unless some die."""
+        return self._scheduler.workers_alive
+
     async def check(self) -> None:
         """Return if all workers live and the model embeds: lately, or else a short text now.
 
@@ -179,7 +199,7 @@ class Embedder:
             Overloaded: the queue is full, and nothing was computed lately.
             InferenceError: a worker is missing, or the model failed, or gave no answer in time.
         """
-        if (alive := self._scheduler.workers_alive) < self.workers:
+        if (alive := self.workers_alive) < self.workers:
             raise InferenceError(
                 f"expected {self.workers} inference workers, got {alive}; the log says why one "
                 "ended, and another takes its place"
@@ -197,7 +217,12 @@ class Embedder:
                 ) from None
 
     async def _embed(
-        self, texts: Sequence[str], prompt: str, dimensions: int, truncate: bool, priority: Priority
+        self,
+        texts: Sequence[str],
+        prompt: str,
+        dimensions: int,
+        truncate: bool,
+        asked: Literal["bulk"] | None,
     ) -> EmbeddedTexts:
         if self._cache is None:  # what is kept needs no room
             self._scheduler.check_room()
@@ -208,6 +233,7 @@ class Embedder:
             tokenized = await self._tokenize_in_threads(texts, prompt, truncate)
         tokenization_seconds = time.perf_counter() - started
         ids = [text.ids for text in tokenized]
+        priority = asked or self._priority_of(ids)
         if self._cache is None:
             scheduled = await self._scheduler.embed(ids, priority)
         else:
@@ -222,6 +248,11 @@ class Embedder:
                 inference=scheduled.inference_seconds,
             ),
         )
+
+    def _priority_of(self, texts: Sequence[TokenIds]) -> Priority:
+        few_tokens = max(self.limits.max_tokens_per_text, self.limits.max_batch_tokens)
+        few = len(texts) <= INTERACTIVE_TEXTS and sum(map(len, texts)) <= few_tokens
+        return "interactive" if few else "bulk"
 
     async def _tokenize_in_threads(
         self, texts: Sequence[str], prompt: str, truncate: bool
@@ -274,11 +305,14 @@ async def open_embedder(
     workers: int = 0,
     warm_up: bool = True,
     cache_bytes: int = 0,
+    on_batch: OnBatch | None = None,
+    on_embedded: OnEmbedded | None = None,
 ) -> AsyncIterator[Embedder]:
     """An embedder of the bundle in this folder; leaving it finishes what was accepted.
 
     `threads` compute at the same time, 0 for each core one. `workers` and `max_batch_tokens` are
-    measured where they are 0, unless there is to be no `warm_up`.
+    measured where they are 0, unless there is to be no `warm_up`. `on_batch` is told of each batch
+    that is computed, and `on_embedded` of each call of `embed`.
 
     Raises:
         ModelLoadError: the bundle is missing, damaged, or not for this machine.
@@ -313,7 +347,9 @@ async def open_embedder(
     )
     with ThreadPoolExecutor(TOKENIZATION_THREADS, "tokenization") as tokenization_threads:
         async with open_scheduler(
-            model.run, plan, max_queued_tokens=limits.max_queued_tokens
+            observed(model.run, on_batch) if on_batch else model.run,
+            plan,
+            max_queued_tokens=limits.max_queued_tokens,
         ) as scheduler:
             embedder = Embedder(
                 manifest,
@@ -324,6 +360,7 @@ async def open_embedder(
                 limits=limits,
                 workers=plan.workers,
                 cache=EmbeddingCache(cache_bytes) if cache_bytes else None,
+                on_embedded=on_embedded,
             )
             with _refusing(bundle):
                 await embedder.check()
@@ -347,24 +384,6 @@ async def open_embedder(
                     model.variant.precision,
                 )
             yield embedder
-
-
-def shorten(embeddings: Embeddings, dimensions: int) -> Embeddings:
-    """Keep the first components of each embedding, at unit length.
-
-    A Matryoshka model is trained so that the beginning of an embedding is one itself. It is shorter
-    than one, and whoever compares embeddings takes them for unit vectors.
-
-    Raises:
-        InferenceError: a beginning is zero and has no direction.
-    """
-    if dimensions == embeddings.shape[1]:
-        return embeddings
-    beginnings = embeddings[:, :dimensions]  # (texts, dimensions)
-    lengths = np.linalg.norm(beginnings, axis=1, keepdims=True)
-    if not lengths.all():
-        raise InferenceError(f"an embedding is zero in its first {dimensions} components")
-    return np.ascontiguousarray(beginnings / lengths)
 
 
 @contextmanager

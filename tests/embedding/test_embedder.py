@@ -5,7 +5,7 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -227,31 +227,42 @@ async def test_the_same_text_takes_room_once(prompted_bundle: Path) -> None:
         assert len(embedded.embeddings) == 40
 
 
+def texts_of(tokens: int, *, count: int, named: str) -> list[str]:
+    """Different texts of so many tokens, the two special ones included."""
+    return [f"{named} " + "word " * (tokens - 4) + str(number) for number in range(count)]
+
+
+# The model reads 256 tokens at most, and a batch holds 100.
 @pytest.mark.parametrize(
-    ("texts", "bulk", "first"),
+    ("texts", "tokens", "asked", "interactive"),
     [
-        (INTERACTIVE_TEXTS, False, [4] * INTERACTIVE_TEXTS),
-        (INTERACTIVE_TEXTS + 1, False, [3]),
-        (1, True, [3]),
+        (1, 256, None, True),
+        (INTERACTIVE_TEXTS, 256 // INTERACTIVE_TEXTS, None, True),
+        (INTERACTIVE_TEXTS, 256 // INTERACTIVE_TEXTS + 1, None, False),
+        (INTERACTIVE_TEXTS + 1, 5, None, False),
+        (1, 5, "bulk", False),
     ],
 )
-async def test_many_texts_and_those_called_bulk_let_others_go_first(
-    starter_bundle: Path, texts: int, bulk: bool, first: list[int]
+async def test_few_texts_of_few_tokens_go_before_others(
+    starter_bundle: Path,
+    texts: int,
+    tokens: int,
+    asked: Literal["bulk"] | None,
+    interactive: bool,
 ) -> None:
     model = Model()
     async with open_embedder_running(model, starter_bundle) as embedder:
-        holding = await model.hold(embedder)
-        earlier = asyncio.create_task(
-            embedder.embed(
-                [f"{n} {n}" for n in range(texts)], prompt="", priority="bulk" if bulk else None
-            )
+        holding = [await model.hold(embedder)]
+        others = embedder.embed(texts_of(50, count=2, named="that"), prompt="", priority="bulk")
+        these = embedder.embed(
+            texts_of(tokens, count=texts, named="this"), prompt="", priority=asked
         )
-        await asyncio.sleep(0)
-        later = asyncio.create_task(embedder.embed(["two"], prompt=""))
-        await asyncio.sleep(0)
+        for embedding in (others, these):
+            holding.append(asyncio.create_task(embedding))
+            await asyncio.sleep(0)
         model.may_run.set()
-        await asyncio.gather(holding, earlier, later)
-    assert sorted(model.batches[1])[-len(first) :] == first
+        await asyncio.gather(*holding)
+    assert (tokens in model.batches[1]) == interactive
 
 
 async def test_what_is_not_done_in_time_is_given_up_and_never_computed(
