@@ -11,7 +11,8 @@ from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import Example
 
 import service
-from service.api.problems import Problem, answer, problem_spec
+from service.api.error_shapes import Problem
+from service.api.problems import answer, problem_spec
 from service.embedding.cache import CacheInfo
 from service.embedding.embedder import Limits
 from service.embedding.manifest import Parity, Relevance, Source
@@ -20,7 +21,7 @@ from service.errors import ServiceError
 from service.memory.memories import Memories
 from service.memory.store import StoreInfo
 
-NOT_READY = Problem("not_ready", 503, 503, "server_error")
+NOT_READY = Problem("not_ready", 503)
 
 
 class Live(msgspec.Struct):

@@ -1,15 +1,23 @@
-"""Errors to responses: in OpenAI's shape under /v1, as RFC 9457 problem documents elsewhere."""
+"""Errors to responses: which problem each is, and what is said of it."""
 
 import logging
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
-import msgspec
 from litestar import Request, Response
 from litestar.enums import ParamType
 from litestar.exceptions import HTTPException, InternalServerException
 from litestar.openapi import ResponseSpec
 
+from service.api.error_shapes import (
+    CohereError,
+    OpenAIError,
+    Problem,
+    ProblemDocument,
+    TeiError,
+    shape_of,
+    write,
+)
 from service.errors import (
     BatchTooLarge,
     Conflict,
@@ -34,40 +42,31 @@ from service.errors import (
 
 logger = logging.getLogger(__name__)
 
-OpenAIType = Literal["invalid_request_error", "rate_limit_error", "server_error"]
+Specs = dict[int, ResponseSpec]
 
 # No status was registered for it; nginx writes this one when nobody is left to answer.
 CLIENT_CLOSED_REQUEST = 499
 
 
-class Problem(NamedTuple):
-    """How one class of errors is answered."""
-
-    code: str
-    status: int
-    openai_status: int
-    openai_type: OpenAIType
-
-
 PROBLEMS: dict[type[ServiceError], Problem] = {
-    InvalidInput: Problem("invalid_input", 422, 400, "invalid_request_error"),
-    EmptyInput: Problem("empty_input", 422, 400, "invalid_request_error"),
-    TextTooLong: Problem("text_too_long", 422, 400, "invalid_request_error"),
-    BatchTooLarge: Problem("batch_too_large", 422, 400, "invalid_request_error"),
-    UnsupportedDimensions: Problem("unsupported_dimensions", 422, 400, "invalid_request_error"),
-    UnknownPrompt: Problem("unknown_prompt", 422, 400, "invalid_request_error"),
-    UnknownModel: Problem("model_not_found", 404, 404, "invalid_request_error"),
-    InvalidFilter: Problem("invalid_filter", 422, 400, "invalid_request_error"),
-    IdempotencyKeyReused: Problem("idempotency_key_reused", 422, 400, "invalid_request_error"),
-    Unauthorized: Problem("invalid_api_key", 401, 401, "invalid_request_error"),
-    Forbidden: Problem("forbidden", 403, 403, "invalid_request_error"),
-    MemoryNotFound: Problem("memory_not_found", 404, 404, "invalid_request_error"),
-    RelationNotFound: Problem("relation_not_found", 404, 404, "invalid_request_error"),
-    Conflict: Problem("conflict", 409, 409, "invalid_request_error"),
-    StoreUnavailable: Problem("store_unavailable", 503, 503, "server_error"),
-    Overloaded: Problem("overloaded", 429, 429, "rate_limit_error"),
-    DeadlineExceeded: Problem("deadline_exceeded", 504, 504, "server_error"),
-    InferenceError: Problem("inference_failed", 500, 500, "server_error"),
+    InvalidInput: Problem("invalid_input", 422),
+    EmptyInput: Problem("empty_input", 422),
+    TextTooLong: Problem("text_too_long", 422),
+    BatchTooLarge: Problem("batch_too_large", 422),
+    UnsupportedDimensions: Problem("unsupported_dimensions", 422),
+    UnknownPrompt: Problem("unknown_prompt", 422),
+    UnknownModel: Problem("model_not_found", 404),
+    InvalidFilter: Problem("invalid_filter", 422),
+    IdempotencyKeyReused: Problem("idempotency_key_reused", 422),
+    Unauthorized: Problem("invalid_api_key", 401),
+    Forbidden: Problem("forbidden", 403),
+    MemoryNotFound: Problem("memory_not_found", 404),
+    RelationNotFound: Problem("relation_not_found", 404),
+    Conflict: Problem("conflict", 409),
+    StoreUnavailable: Problem("store_unavailable", 503),
+    Overloaded: Problem("overloaded", 429),
+    DeadlineExceeded: Problem("deadline_exceeded", 504),
+    InferenceError: Problem("inference_failed", 500),
 }
 
 
@@ -84,54 +83,27 @@ class ClientDisconnected(Exception):
     """The client went away before its answer was ready."""
 
 
-class OpenAIErrorBody(msgspec.Struct):
-    """What went wrong, and with which field of the request."""
-
-    message: str
-    type: OpenAIType
-    param: str | None
-    code: str | None
-
-
-class OpenAIError(msgspec.Struct):
-    """An error as OpenAI's clients read it."""
-
-    error: OpenAIErrorBody
-
-
-class ProblemDocument(msgspec.Struct):
-    """An error as RFC 9457 describes it."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    code: str
-
-
-OPENAI_ERRORS = {
-    400: ResponseSpec(
-        OpenAIError,
-        generate_examples=False,
-        description="The request cannot be answered as it stands; `message` says why.",
-    ),
-    404: ResponseSpec(
-        OpenAIError, generate_examples=False, description="Another model is served here."
-    ),
-    429: ResponseSpec(
-        OpenAIError,
-        generate_examples=False,
-        description="The queue is full; `Retry-After` says when there should be room.",
-    ),
-    500: ResponseSpec(
-        OpenAIError, generate_examples=False, description="The model failed; the log says why."
-    ),
-    504: ResponseSpec(
-        OpenAIError,
-        generate_examples=False,
-        description="It was not done in the time that the request allows.",
-    ),
+EMBEDDING_ERRORS = {
+    400: "The request cannot be answered as it stands; the message says why.",
+    404: "Another model is served here.",
+    422: "The request is not valid; the message says why.",
+    424: "The model failed; the log says why.",
+    429: "The queue is full; `Retry-After` says when there should be room.",
+    500: "The model failed; the log says why.",
+    504: "It was not done in the time that the request allows.",
 }
+
+
+def _specs(body: type[OpenAIError | TeiError | CohereError], *statuses: int) -> Specs:
+    return {
+        status: ResponseSpec(body, generate_examples=False, description=EMBEDDING_ERRORS[status])
+        for status in statuses
+    }
+
+
+OPENAI_ERRORS = _specs(OpenAIError, 400, 404, 429, 500, 504)
+TEI_ERRORS = _specs(TeiError, 400, 422, 424, 429, 504)
+COHERE_ERRORS = _specs(CohereError, 400, 404, 429, 500, 504)
 
 
 def problem_spec(description: str) -> ResponseSpec:
@@ -176,7 +148,7 @@ def answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[
             return answer(request, problem, detail, headers=error.headers)
         case _:
             logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-            problem = Problem("internal_error", 500, 500, "server_error")
+            problem = Problem("internal_error", 500)
             return answer(request, problem, "the service failed; its log says why")
 
 
@@ -189,27 +161,8 @@ def answer(
     headers: dict[str, str] | None = None,
 ) -> Response[bytes]:
     """The response that describes a problem, in the shape that clients of this route parse."""
-    if request.scope["path"].startswith("/v1/"):
-        body = OpenAIErrorBody(detail, problem.openai_type, parameter, problem.code)
-        return Response(
-            msgspec.json.encode(OpenAIError(body)),
-            status_code=problem.openai_status,
-            media_type="application/json",
-            headers=headers,
-        )
-    document = ProblemDocument(
-        type=f"urn:ai-memory-service:{problem.code}",
-        title=problem.code.replace("_", " ").capitalize(),
-        status=problem.status,
-        detail=detail,
-        code=problem.code,
-    )
-    return Response(
-        msgspec.json.encode(document),
-        status_code=problem.status,
-        media_type="application/problem+json",
-        headers=headers,
-    )
+    shape = shape_of(request.scope["path"])
+    return write(shape, problem, detail, parameter=parameter, headers=headers)
 
 
 def _row(error: ServiceError) -> Problem:
@@ -218,7 +171,7 @@ def _row(error: ServiceError) -> Problem:
 
 def _row_of_status(status: int) -> Problem:
     code = CODES.get(status, "bad_request")
-    return Problem(code, status, status, "invalid_request_error")
+    return Problem(code, status)
 
 
 def _describe(request: Request[Any, Any, Any], error: HTTPException) -> str:

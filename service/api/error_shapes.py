@@ -1,0 +1,136 @@
+"""How an error is written: each protocol's clients parse a shape of their own."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+from litestar import Response
+
+Shape = Literal["problem", "openai", "tei", "cohere"]
+
+OpenAIType = Literal["invalid_request_error", "rate_limit_error", "server_error"]
+TeiType = Literal["Unhealthy", "Backend", "Overloaded", "Validation", "Empty"]
+
+
+class Problem(NamedTuple):
+    """What went wrong: a stable name for programs, and the status outside of the protocols."""
+
+    code: str
+    status: int
+
+
+class ProblemDocument(msgspec.Struct):
+    """An error as RFC 9457 describes it."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+
+
+class OpenAIErrorBody(msgspec.Struct):
+    """What went wrong, and with which field of the request."""
+
+    message: str
+    type: OpenAIType
+    param: str | None
+    code: str | None
+
+
+class OpenAIError(msgspec.Struct):
+    """An error as OpenAI's clients read it."""
+
+    error: OpenAIErrorBody
+
+
+class TeiError(msgspec.Struct):
+    """An error as clients of text-embeddings-inference read it."""
+
+    error: str
+    error_type: TeiType
+
+
+class CohereError(msgspec.Struct):
+    """An error as Cohere's clients read it."""
+
+    message: str
+
+
+def shape_of(path: str) -> Shape:
+    """The shape of errors under a path, whether or not there is a route."""
+    match path.strip("/").split("/"):
+        case ["v1", *_] | ["embeddings"]:
+            return "openai"
+        case ["" | "embed" | "embed_all" | "similarity" | "tokenize" | "decode"]:
+            return "tei"
+        case ["v2", "embed"]:
+            return "cohere"
+        case _:
+            return "problem"
+
+
+def write(
+    shape: Shape,
+    problem: Problem,
+    detail: str,
+    *,
+    parameter: str | None = None,
+    headers: dict[str, str] | None = None,
+) -> Response[bytes]:
+    """The response that describes a problem; `parameter` is the field of the request at fault."""
+    status, body = _BODIES[shape](problem, detail, parameter)
+    return Response(
+        msgspec.json.encode(body),
+        status_code=status,
+        media_type="application/problem+json" if shape == "problem" else "application/json",
+        headers=headers,
+    )
+
+
+def _problem(problem: Problem, detail: str, _: str | None) -> tuple[int, ProblemDocument]:
+    return problem.status, ProblemDocument(
+        type=f"urn:ai-memory-service:{problem.code}",
+        title=problem.code.replace("_", " ").capitalize(),
+        status=problem.status,
+        detail=detail,
+        code=problem.code,
+    )
+
+
+def _openai(problem: Problem, detail: str, parameter: str | None) -> tuple[int, OpenAIError]:
+    type_: OpenAIType = "invalid_request_error"
+    if problem.status == 429:
+        type_ = "rate_limit_error"
+    elif problem.status >= 500:
+        type_ = "server_error"
+    body = OpenAIErrorBody(detail, type_, parameter, problem.code)
+    return 400 if problem.status == 422 else problem.status, OpenAIError(body)
+
+
+def _tei(problem: Problem, detail: str, _: str | None) -> tuple[int, TeiError]:
+    match problem:
+        case Problem("empty_input"):
+            return 400, TeiError(detail, "Empty")
+        case Problem("inference_failed"):
+            return 424, TeiError(detail, "Backend")
+        case Problem(_, 429):
+            return 429, TeiError(detail, "Overloaded")
+        case Problem(_, 503):
+            return 503, TeiError(detail, "Unhealthy")
+        case Problem(_, status) if status >= 500:
+            return status, TeiError(detail, "Backend")
+        case Problem(_, status):
+            return status, TeiError(detail, "Validation")
+
+
+def _cohere(problem: Problem, detail: str, _: str | None) -> tuple[int, CohereError]:
+    return 400 if problem.status == 422 else problem.status, CohereError(detail)
+
+
+_BODIES: dict[Shape, Callable[[Problem, str, str | None], tuple[int, Any]]] = {
+    "problem": _problem,
+    "openai": _openai,
+    "tei": _tei,
+    "cohere": _cohere,
+}
