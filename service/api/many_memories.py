@@ -19,9 +19,7 @@ from service.api.memory_schemas import (
     DeletedCounts,
     FilterQuery,
     IdempotencyKey,
-    RememberedMemory,
     filter_from_query,
-    remembered_memory,
     replay_header,
     request_key,
     time_from_query,
@@ -29,9 +27,10 @@ from service.api.memory_schemas import (
 from service.api.problems import MEMORY_ERRORS
 from service.errors import InvalidFilter, InvalidInput
 from service.memory.filters import parse_filter
-from service.memory.memories import Kept, Memories, refusal
+from service.memory.memories import Kept, Memories
 from service.memory.model import Memory, Outcome
 from service.memory.new_memory import NewMemory
+from service.memory.outcomes import RememberedMemory, refusal, remembered_memory
 from service.memory.store import MAX_DRAFTS, Order, OrderField, Position
 
 

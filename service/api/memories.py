@@ -16,16 +16,15 @@ from service.api.memory_schemas import (
     AsOf,
     DeletedCounts,
     IdempotencyKey,
-    RememberedMemory,
-    remembered_memory,
     replay_header,
     request_key,
     time_from_query,
 )
 from service.api.problems import MEMORY_ERRORS
-from service.memory.memories import Kept, Memories, refusal
+from service.memory.memories import Kept, Memories
 from service.memory.model import Memory
 from service.memory.new_memory import Changes, NewMemory, Successor
+from service.memory.outcomes import RememberedMemory, refusal, remembered_memory
 
 
 class HistoryAnswer(msgspec.Struct):

@@ -9,8 +9,7 @@ from litestar.params import HeaderParameter, QueryParameter
 from service.api.json_body import decode
 from service.errors import InvalidFilter, InvalidInput
 from service.memory.filters import EVERYTHING, Filter, parse_filter
-from service.memory.memories import Kept, RequestKey, fingerprint
-from service.memory.model import Memory
+from service.memory.memories import RequestKey, fingerprint
 from service.memory.new_memory import optional_in_utc
 
 AsOf = Annotated[
@@ -68,15 +67,6 @@ NEW_EXAMPLE = {
 }
 
 
-class RememberedMemory(Memory, frozen=True, kw_only=True):
-    """The memory that is there now."""
-
-    duplicate: bool = False
-    """The same content was there in the same scope: nothing was written."""
-    truncated: bool = False
-    """Its embedding is of the beginning of its content only."""
-
-
 class DeletedCounts(msgspec.Struct, kw_only=True):
     """How much was deleted, or, in a dry run, would be."""
 
@@ -113,18 +103,6 @@ def time_from_query(given: datetime | None) -> datetime | None:
 def request_key(key: str | None, action: str, request: msgspec.Struct) -> RequestKey | None:
     """What tells this request from others, where it has an idempotency key."""
     return None if key is None else RequestKey(key, fingerprint(action, request))
-
-
-def remembered_memory(kept: Kept) -> RememberedMemory | None:
-    """The memory that is there now, if there is one."""
-    memory = kept.remembered.memory
-    if memory is None:
-        return None
-    return RememberedMemory(
-        **msgspec.structs.asdict(memory),
-        duplicate=kept.remembered.outcome == "duplicate",
-        truncated=kept.truncated,
-    )
 
 
 def replay_header(replayed: bool) -> dict[str, str]:

@@ -12,11 +12,10 @@ from litestar.params import BodyKwarg, FromPath, FromQuery, QueryParameter
 from service.api.json_body import StrictJson
 from service.api.memory_schemas import MEMORY_EXAMPLE, AsOf, time_from_query
 from service.api.problems import MEMORY_ERRORS
-from service.api.search import RelatedMemory, related_memory
-from service.errors import MemoryNotFound, RelationNotFound
 from service.memory.memories import Memories
 from service.memory.model import Relation
-from service.memory.new_memory import Id, RelationType, Weight, check_relation
+from service.memory.new_memory import RelateRequest
+from service.memory.questions import RelatedMemory, related_memory
 from service.memory.search import MAX_HOPS, MAX_RELATED, find_related
 
 RELATION_EXAMPLE = {
@@ -25,15 +24,6 @@ RELATION_EXAMPLE = {
     "relation_type": "SUPPORTS",
     "weight": 0.8,
 }
-
-
-class NewRelation(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """A relation to make."""
-
-    source: Id
-    target: Id
-    relation_type: RelationType = "RELATED_TO"
-    weight: Weight = 1.0
 
 
 class DeletedRelations(msgspec.Struct):
@@ -50,7 +40,7 @@ class RelatedMemories(msgspec.Struct):
 
 @post(
     "/relations",
-    dto=StrictJson[NewRelation],
+    dto=StrictJson[RelateRequest],
     return_dto=None,
     summary="Relate two memories",
     tags=["relations"],
@@ -66,15 +56,12 @@ class RelatedMemories(msgspec.Struct):
     },
 )
 async def relate(
-    data: Annotated[NewRelation, BodyKwarg(examples=[Example(value=RELATION_EXAMPLE)])],
+    data: Annotated[RelateRequest, BodyKwarg(examples=[Example(value=RELATION_EXAMPLE)])],
     memories: NamedDependency[Memories],
     tenant: NamedDependency[str],
 ) -> Response[Relation]:
     """Make a relation from one memory to another; one that is there gets the new weight."""
-    check_relation(data.source, data.target, data.relation_type)
-    relation = Relation(**msgspec.structs.asdict(data), created_at=memories.clock())
-    if missing := await memories.store.relate(tenant, [relation]):
-        raise MemoryNotFound(f"there is no memory {' and no memory '.join(map(repr, missing))}")
+    (relation,) = await memories.relate(tenant, [data])
     return Response(relation, status_code=201)
 
 
@@ -104,11 +91,7 @@ async def unrelate(
     ] = None,
 ) -> DeletedRelations:
     """Delete the relations from one memory to another."""
-    relations = await memories.store.unrelate(tenant, source, target, relation_type)
-    if not relations:
-        of_type = f" of type {relation_type!r}" if relation_type else ""
-        raise RelationNotFound(f"there is no relation{of_type} from {source!r} to {target!r}")
-    return DeletedRelations(relations)
+    return DeletedRelations(await memories.unrelate(tenant, source, target, relation_type))
 
 
 @get(

@@ -10,7 +10,7 @@ import msgspec
 from service.embedding.embedder import Embedder
 from service.embedding.manifest import Manifest
 from service.embedding.prompts import document_text, prompt_for_input_type
-from service.errors import Conflict, InvalidInput, MemoryNotFound, ServiceError
+from service.errors import Conflict, InvalidInput, MemoryNotFound, RelationNotFound
 from service.memory.filters import EVERYTHING, Filter, TextIn
 from service.memory.model import (
     Deleted,
@@ -18,6 +18,7 @@ from service.memory.model import (
     Embedding,
     Memory,
     Receipt,
+    Relation,
     Remembered,
     new_id,
     to_microseconds,
@@ -25,9 +26,11 @@ from service.memory.model import (
 from service.memory.new_memory import (
     Changes,
     NewMemory,
+    RelateRequest,
     Successor,
     begin_memory,
     change_memory,
+    check_relation,
     new_relations,
     succeed_memory,
 )
@@ -38,6 +41,8 @@ RECEIPTS_KEPT = timedelta(hours=24)
 
 # A change that meets another change of the same memory is tried again on what that one left.
 CHANGE_ATTEMPTS = 5
+
+MICROSECOND = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +224,39 @@ class Memories:
         """Delete all memories that pass the filter, history included."""
         return await self.store.delete(tenant, filter_, now=self.clock(), dry_run=dry_run)
 
+    async def relate(self, tenant: str, given: Sequence[RelateRequest]) -> list[Relation]:
+        """Make relations in one transaction; those that are there get the new weights.
+
+        Raises:
+            InvalidInput: one leads from a memory to itself, or is what superseding makes.
+            MemoryNotFound: a memory at one of the ends is not there; no relation was made.
+        """
+        for new in given:
+            check_relation(new.source, new.target, new.relation_type)
+        now = self.clock()
+        relations = [
+            # A microsecond apart, which keeps them in the order in which they were given.
+            Relation(**msgspec.structs.asdict(new), created_at=now + index * MICROSECOND)
+            for index, new in enumerate(given)
+        ]
+        if missing := await self.store.relate(tenant, relations):
+            raise MemoryNotFound(f"there is no memory {' and no memory '.join(map(repr, missing))}")
+        return relations
+
+    async def unrelate(
+        self, tenant: str, source: str, target: str, relation_type: str | None = None
+    ) -> int:
+        """Delete the relations from one memory to another, of one type or of all; how many.
+
+        Raises:
+            RelationNotFound: there is none.
+        """
+        relations = await self.store.unrelate(tenant, source, target, relation_type)
+        if not relations:
+            of_type = f" of type {relation_type!r}" if relation_type else ""
+            raise RelationNotFound(f"there is no relation{of_type} from {source!r} to {target!r}")
+        return relations
+
     async def page(
         self, selection: Selection, *, order: Order, after: Position | None, limit: int
     ) -> Page:
@@ -292,32 +330,6 @@ def embedding_model_of(manifest: Manifest) -> EmbeddingModel:
     prompt = prompt_for_input_type(manifest, "document")
     digest = hashlib.sha256(f"{manifest.source.sha256}\n{prompt}".encode()).hexdigest()
     return EmbeddingModel(manifest.name, digest, manifest.dimensions)
-
-
-def refusal(remembered: Remembered) -> ServiceError | None:
-    """Why a memory was not kept, where it was not."""
-    there = remembered.memory
-    missing = ", ".join(map(repr, remembered.missing))
-    match remembered.outcome:
-        case "conflict":
-            assert there is not None
-            return Conflict(
-                f"other content is kept under the id {there.id!r}; send another id, or "
-                '"on_conflict": "replace" to put this in its place'
-            )
-        case "already_superseded":
-            assert there is not None
-            return Conflict(f"it is superseded already; supersede its successor, {there.id!r}")
-        case "missing_superseded":
-            return MemoryNotFound(f"there is no memory {missing} to supersede")
-        case "missing_target":
-            return InvalidInput(
-                f"expected relations to memories that are there, got {missing}; remember those "
-                "first",
-                parameter="relations",
-            )
-        case _:
-            return None
 
 
 def position_of(memory: Memory, order: Order) -> Position:

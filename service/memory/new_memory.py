@@ -82,6 +82,15 @@ class GivenRelation(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     weight: Weight = 1.0
 
 
+class RelateRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A relation to make between two memories that are there."""
+
+    source: Id
+    target: Id
+    relation_type: RelationType = "RELATED_TO"
+    weight: Weight = 1.0
+
+
 class NewMemory(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A text to remember."""
 

@@ -1,8 +1,8 @@
 """Recall: what an agent should know for a query, as one text within a budget of tokens."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -23,8 +23,7 @@ NEGATIONS = frozenset(("no", "nor", "not", "t", "without"))  # "t" is what is le
 SNIPPET_CHARACTERS = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Citation:
+class Citation(msgspec.Struct, frozen=True):
     """A memory that the context has, in the order of the context."""
 
     id: str
@@ -32,9 +31,11 @@ class Citation:
     snippet: str
 
 
-@dataclass(frozen=True, slots=True)
-class Recalled:
-    """The context, what it was made of, and its length for the model's tokenizer."""
+class Recalled(msgspec.Struct, frozen=True):
+    """A text to put before a language model; empty where nothing relevant is remembered.
+
+    `tokens` is its length for the model's own tokenizer.
+    """
 
     context: str
     citations: list[Citation]
