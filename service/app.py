@@ -37,7 +37,8 @@ from service.api.scopes import (
 )
 from service.api.search import recall_context, search_memories
 from service.api.transfer import export_memories, import_memories
-from service.embedding.embedder import Embedder, open_embedder
+from service.embedding.embedder import Embedder
+from service.embedding.opening import open_embedder
 from service.errors import InvalidSettings, StoreUnavailable
 from service.memory import StoreAddress, open_store
 from service.memory.memories import Memories, embedding_model_of

@@ -16,10 +16,10 @@ from service.embedding.embedder import (
     INTERACTIVE_TEXTS,
     EmbeddedTexts,
     Embedder,
-    open_embedder,
 )
 from service.embedding.manifest import MANIFEST_NAME
 from service.embedding.onnx_model import Embeddings
+from service.embedding.opening import open_embedder
 from service.embedding.tokenization import TokenIds
 from service.errors import (
     BatchTooLarge,
