@@ -14,12 +14,15 @@ from service.embedding.manifest import Manifest
 from service.embedding.matryoshka import shorten
 from service.embedding.onnx_model import Embeddings, OnnxModel
 from service.embedding.scheduler import Scheduler
+from service.embedding.threaded_tokenizer import ThreadedTokenizer
 from service.embedding.tokenization import (
+    Reading,
+    Side,
     TokenIds,
     TokenizedText,
     Tokenizer,
     pieces,
-    tokenize_behind,
+    read_texts,
 )
 from service.errors import (
     BatchTooLarge,
@@ -108,6 +111,9 @@ class Embedder:
         self.supported_dimensions = tuple(
             sorted({manifest.dimensions, *manifest.matryoshka_dimensions}, reverse=True)
         )
+        self.tokenizer = ThreadedTokenizer(
+            tokenizer, tokenization_threads, max_tokens_at_once=limits.max_queued_tokens
+        )
         self._tokenizer = tokenizer
         self._scheduler = scheduler
         self._tokenization_threads = tokenization_threads
@@ -121,10 +127,15 @@ class Embedder:
         prompt: str,
         dimensions: int | None = None,
         truncate: bool = False,
+        keep: Side = "start",
+        max_tokens: int | None = None,
         priority: Literal["bulk"] | None = None,
         timeout_seconds: float | None = None,
     ) -> EmbeddedTexts:
         """Embed each text behind the prompt, at full size unless `dimensions` says otherwise.
+
+        A text of more than `max_tokens` beside its prompt, or of more than the model reads, is
+        refused, or cut to the side that is to be kept where it may be truncated.
 
         Bulk requests are those of more than INTERACTIVE_TEXTS texts, or of more tokens than a text
         or a batch may have, and those that say so. What is not done in `timeout_seconds` is given
@@ -135,7 +146,7 @@ class Embedder:
             BatchTooLarge: there are more texts, or more tokens in all, than the service takes.
             UnsupportedDimensions: the model was not trained for this size.
             InvalidInput: a text is not valid Unicode.
-            TextTooLong: a text exceeds the model's limit and `truncate` is false.
+            TextTooLong: a text exceeds the limit and `truncate` is false.
             Overloaded: the queue is full.
             DeadlineExceeded: they were not embedded in `timeout_seconds`.
             InferenceError: the model failed on one of these texts.
@@ -146,7 +157,10 @@ class Embedder:
         try:
             async with asyncio.timeout(timeout_seconds):
                 embedded = await self._embed(
-                    texts, prompt, dimensions or self.dimensions, truncate, priority
+                    texts,
+                    Reading(prompt, truncate, keep, max_tokens),
+                    dimensions or self.dimensions,
+                    priority,
                 )
         except TimeoutError:
             raise DeadlineExceeded(
@@ -156,13 +170,6 @@ class Embedder:
         if self._on_embedded:
             self._on_embedded(embedded)
         return embedded
-
-    async def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """How many tokens each text has for the model, special tokens included, at any length."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._tokenization_threads, lambda: [self._tokenizer.count(text) for text in texts]
-        )
 
     def cache_info(self) -> CacheInfo | None:
         """What the cache holds; None where there is none."""
@@ -205,18 +212,17 @@ class Embedder:
     async def _embed(
         self,
         texts: Sequence[str],
-        prompt: str,
+        reading: Reading,
         dimensions: int,
-        truncate: bool,
         asked: Literal["bulk"] | None,
     ) -> EmbeddedTexts:
         if self._cache is None:  # what is kept needs no room
             self._scheduler.check_room()
         started = time.perf_counter()
         if sum(map(len, texts)) <= CHARACTERS_ON_THE_LOOP:
-            tokenized = tokenize_behind(prompt, texts, self._tokenizer, truncate=truncate)
+            tokenized = read_texts(self._tokenizer, texts, reading)
         else:
-            tokenized = await self._tokenize_in_threads(texts, prompt, truncate)
+            tokenized = await self._tokenize_in_threads(texts, reading)
         tokenization_seconds = time.perf_counter() - started
         ids = [text.ids for text in tokenized]
         priority = asked or self._priority_of(ids)
@@ -241,7 +247,7 @@ class Embedder:
         return "interactive" if few else "bulk"
 
     async def _tokenize_in_threads(
-        self, texts: Sequence[str], prompt: str, truncate: bool
+        self, texts: Sequence[str], reading: Reading
     ) -> list[TokenizedText]:
         # Piece by piece, so that a large request neither holds up the small ones nor is tokenized
         # to its end when that is more than the queue can hold.
@@ -250,12 +256,7 @@ class Embedder:
         tokens: dict[str, int] = {}  # by text, since the same text is computed once
         for piece in pieces(texts):
             tokenize = partial(
-                tokenize_behind,
-                prompt,
-                piece,
-                self._tokenizer,
-                truncate=truncate,
-                first_index=len(tokenized),
+                read_texts, self._tokenizer, piece, reading, first_index=len(tokenized)
             )
             tokenized_piece = await loop.run_in_executor(self._tokenization_threads, tokenize)
             tokenized += tokenized_piece

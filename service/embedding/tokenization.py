@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,8 @@ from service.embedding.manifest import Manifest, verify_file
 from service.errors import EmptyInput, InvalidInput, ModelLoadError, TextTooLong
 
 TokenIds = npt.NDArray[np.int64]
+
+Side = Literal["start", "end"]
 
 # Longer than any token of the supported vocabularies is on average: a text above max_tokens times
 # this is too long whatever it says, and is refused before it costs tokenization.
@@ -30,6 +33,29 @@ class TokenizedText:
 
     ids: TokenIds  # (tokens,)
     truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the model reads of each text."""
+
+    prompt: str
+    truncate: bool = False
+    """Whether a text that is too long is cut; it is refused otherwise."""
+    keep: Side = "start"
+    """Which side of a text that is cut is read. The prompt is, always."""
+    max_tokens: int | None = None
+    """How many tokens a text may have beside its prompt, if that is less than the model's limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token of a text, and where it is there; special ones are nowhere."""
+
+    id: int
+    content: str
+    span: tuple[int, int] | None
+    """The first character, and the one behind the last."""
 
 
 class Tokenizer:
@@ -50,28 +76,39 @@ class Tokenizer:
         Raises:
             TextTooLong: a text exceeds the model's limit and `truncate` is false.
         """
-        cut = [text[: self.max_characters] for text in texts]
-        if not truncate:
-            for index, text in enumerate(texts, first_index):
-                if len(text) > self.max_characters:
-                    raise TextTooLong(
-                        f"text {index} has {len(text):,} characters and the model reads at most "
-                        f"{self.max_tokens:,} tokens; split it, or set truncate to true",
-                        parameter="input",
-                    )
-        encodings = self._tokenizer.encode_batch_fast(cut)
+        return self.read(texts, Reading(prompt="", truncate=truncate), first_index=first_index)
+
+    def read(
+        self, texts: Sequence[str], reading: Reading, *, first_index: int = 0
+    ) -> list[TokenizedText]:
+        """The tokens of the prompt and each text; errors count the texts from `first_index` on.
+
+        Raises:
+            TextTooLong: a text exceeds the limit and may not be truncated.
+        """
+        limit = self.max_tokens
+        if reading.max_tokens is not None:
+            limit = min(limit, self.count(reading.prompt) + reading.max_tokens)
+        room = self.max_characters - len(reading.prompt)
+        prompted = []
+        for index, text in enumerate(texts, first_index):
+            if len(text) > room and not reading.truncate:
+                raise _too_long(index, f"{len(text):,} characters", limit)
+            read = text[:room] if reading.keep == "start" else text[-room:]
+            prompted.append(reading.prompt + read)
+        encodings = self._tokenizer.encode_batch_fast(prompted)
         tokenized = []
         for index, (text, encoding) in enumerate(zip(texts, encodings, strict=True), first_index):
             ids = encoding.ids
-            if len(ids) > self.max_tokens:
-                if not truncate:
-                    raise TextTooLong(
-                        f"text {index} has {len(ids):,} tokens and the model reads at most "
-                        f"{self.max_tokens:,}; split it, or set truncate to true",
-                        parameter="input",
-                    )
-                ids = ids[: self.max_tokens - self._closing] + ids[len(ids) - self._closing :]
-            truncated = len(ids) < len(encoding.ids) or len(text) > self.max_characters
+            if len(ids) > limit:
+                if not reading.truncate:
+                    raise _too_long(index, f"{len(ids):,} tokens", limit)
+                head = limit - self._closing
+                if reading.keep == "end":
+                    prompt_ids = self._tokenizer.encode(reading.prompt).ids
+                    head = min(head, _common_beginning(prompt_ids, ids))
+                ids = ids[:head] + ids[len(ids) - limit + head :]
+            truncated = len(ids) < len(encoding.ids) or len(text) > room
             tokenized.append(TokenizedText(np.array(ids, np.int64), truncated))
         return tokenized
 
@@ -79,21 +116,49 @@ class Tokenizer:
         """How many tokens a text has, special tokens included, whatever the limit."""
         return len(self._tokenizer.encode(text).ids)
 
+    def split(self, text: str, *, add_special_tokens: bool) -> list[Token]:
+        """The tokens of a text, whatever the limit."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        return [
+            Token(id, content, None) if special else Token(id, text[start:stop], (start, stop))
+            for id, content, special, (start, stop) in zip(
+                encoding.ids,
+                encoding.tokens,
+                encoding.special_tokens_mask,
+                encoding.offsets,
+                strict=True,
+            )
+        ]
 
-def tokenize_behind(
-    prompt: str,
-    texts: Sequence[str],
-    tokenizer: Tokenizer,
-    *,
-    truncate: bool,
-    first_index: int = 0,
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """The text that these tokens make; those that the vocabulary lacks are left out."""
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+        return text
+
+
+def read_texts(
+    tokenizer: Tokenizer, texts: Sequence[str], reading: Reading, *, first_index: int = 0
 ) -> list[TokenizedText]:
     """The tokens of the prompt and each text; errors count the texts from `first_index` on.
 
     Raises:
         InvalidInput: a text is not valid Unicode.
-        TextTooLong: a text exceeds the model's limit and `truncate` is false.
+        TextTooLong: a text exceeds the limit and may not be truncated.
         EmptyInput: a text has no tokens.
+    """
+    check_unicode(texts, first_index=first_index)
+    tokenized = tokenizer.read(texts, reading, first_index=first_index)
+    for index, text_ids in enumerate(tokenized, first_index):
+        if not len(text_ids.ids):
+            raise EmptyInput(f"text {index} has nothing that the model reads", parameter="input")
+    return tokenized
+
+
+def check_unicode(texts: Sequence[str], *, first_index: int = 0) -> None:
+    """Return if the texts are valid Unicode; errors count them from `first_index` on.
+
+    Raises:
+        InvalidInput: one is not.
     """
     for index, text in enumerate(texts, first_index):
         try:
@@ -104,13 +169,6 @@ def tokenize_behind(
                 f"surrogate pair (U+{ord(text[error.start]):04X})",
                 parameter="input",
             ) from None
-    tokenized = tokenizer.tokenize(
-        [prompt + text for text in texts], truncate=truncate, first_index=first_index
-    )
-    for index, text_ids in enumerate(tokenized, first_index):
-        if not len(text_ids.ids):
-            raise EmptyInput(f"text {index} has nothing that the model reads", parameter="input")
-    return tokenized
 
 
 def pieces(texts: Sequence[str]) -> Iterator[Sequence[str]]:
@@ -149,6 +207,22 @@ def pad(tokens: Sequence[TokenIds], pad_token_id: int) -> tuple[TokenIds, TokenI
     input_ids = np.full(attention_mask.shape, pad_token_id, np.int64)
     input_ids[attention_mask] = np.concatenate(tokens)
     return input_ids, attention_mask.astype(np.int64)
+
+
+def _too_long(index: int, size: str, limit: int) -> TextTooLong:
+    return TextTooLong(
+        f"text {index} has {size} and the model reads at most {limit:,} tokens; split it, or let "
+        "it be truncated",
+        parameter="input",
+    )
+
+
+def _common_beginning(some: Sequence[int], others: Sequence[int]) -> int:
+    """How many ids are the same in both, up to the first that is not."""
+    pairs = enumerate(zip(some, others, strict=False))
+    return next(
+        (index for index, (one, other) in pairs if one != other), min(len(some), len(others))
+    )
 
 
 def _last_index(values: Sequence[int], value: int) -> int:

@@ -70,7 +70,7 @@ async def recall(
         return Recalled("", [], 0)
     embeddings = await store.embeddings(selection.tenant, [hit.memory.id for hit in found])
     different = _without_repetitions(found, embeddings)
-    lengths = await embedder.count_tokens([_entry(hit.memory) for hit in different])
+    lengths = await embedder.tokenizer.count([_entry(hit.memory) for hit in different])
     chosen: list[Found] = []
     tokens = 0
     for hit, length in zip(different, lengths, strict=True):
@@ -80,7 +80,7 @@ async def recall(
     if not chosen:
         return await _only_the_beginning(embedder, different[0], max_tokens)
     context = "\n".join(_entry(hit.memory) for hit in chosen)
-    (tokens,) = await embedder.count_tokens([context])
+    (tokens,) = await embedder.tokenizer.count([context])
     return Recalled(context, [_cite(hit) for hit in chosen], tokens)
 
 
@@ -101,12 +101,12 @@ async def _only_the_beginning(embedder: Embedder, hit: Found, max_tokens: int) -
     shortest, longest = 0, len(entry)  # in characters; the shortest is known to fit
     while longest - shortest > 1:
         middle = (shortest + longest) // 2
-        (tokens,) = await embedder.count_tokens([entry[:middle] + "…"])
+        (tokens,) = await embedder.tokenizer.count([entry[:middle] + "…"])
         shortest, longest = (middle, longest) if tokens <= max_tokens else (shortest, middle)
     if not shortest:
         return Recalled("", [], 0)
     context = entry[:shortest] + "…"
-    (tokens,) = await embedder.count_tokens([context])
+    (tokens,) = await embedder.tokenizer.count([context])
     return Recalled(context, [_cite(hit)], tokens)
 
 

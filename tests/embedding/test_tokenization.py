@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.embedding.manifest import BundleFile, read_manifest, sha256_of
-from service.embedding.tokenization import Tokenizer, load_tokenizer, pad
+from service.embedding.tokenization import Reading, Side, Token, Tokenizer, load_tokenizer, pad
 from service.errors import ModelLoadError, TextTooLong
 
 START, END = 101, 102  # [CLS] and [SEP] of the starter model's vocabulary
@@ -66,6 +66,76 @@ def test_truncation_reads_no_more_characters_than_could_fit(tokenizer: Tokenizer
     (tokenized,) = tokenizer.tokenize([" " * 10_000_000 + "end"], truncate=True)
     assert tokenized.truncated
     assert tokenized.ids.tolist() == [START, END]
+
+
+def test_the_end_can_be_kept_behind_the_prompt(tokenizer: Tokenizer) -> None:
+    reading = Reading("find: ", truncate=True, keep="end")
+    short, long = tokenizer.read(["last", "word " * 1_000 + "last"], reading)
+    assert (short.truncated, long.truncated) == (False, True)
+    assert len(long.ids) == tokenizer.max_tokens
+    assert long.ids[:4].tolist() == ids_of(tokenizer, "find: word")[:4]
+    assert long.ids[-2:].tolist() == ids_of(tokenizer, "last")[1:]
+
+
+def test_a_prompt_that_ends_within_the_first_token_is_kept_up_to_it(tokenizer: Tokenizer) -> None:
+    (tokenized,) = tokenizer.read(
+        ["less " + "word " * 1_000], Reading("find: care", truncate=True, keep="end")
+    )
+    assert len(tokenized.ids) == tokenizer.max_tokens
+    assert tokenized.ids[:4].tolist() == ids_of(tokenizer, "find: word")[:4]
+
+
+def test_of_too_many_characters_the_last_are_kept(tokenizer: Tokenizer) -> None:
+    (tokenized,) = tokenizer.read(
+        [" " * 10_000_000 + "last"], Reading("find: ", truncate=True, keep="end")
+    )
+    assert tokenized.truncated
+    assert tokenized.ids.tolist() == ids_of(tokenizer, "find: last")
+
+
+@pytest.mark.parametrize("keep", ["start", "end"])
+def test_a_text_may_have_fewer_tokens_than_the_model_reads(
+    tokenizer: Tokenizer, keep: Side
+) -> None:
+    reading = Reading("find: ", truncate=True, keep=keep, max_tokens=2)
+    exact, long = tokenizer.read(["one two", "one two three"], reading)
+    assert exact.ids.tolist() == ids_of(tokenizer, "find: one two")
+    assert not exact.truncated
+    kept = "find: one two" if keep == "start" else "find: two three"
+    assert long.ids.tolist() == ids_of(tokenizer, kept)
+    assert long.truncated
+
+
+def test_more_tokens_than_a_text_may_have_are_refused(tokenizer: Tokenizer) -> None:
+    with pytest.raises(TextTooLong, match=r"text 1 has 7 tokens"):
+        tokenizer.read(["one", "one two three"], Reading("find: ", max_tokens=2))
+
+
+def test_no_limit_is_above_the_models(tokenizer: Tokenizer) -> None:
+    reading = Reading("", truncate=True, max_tokens=10_000)
+    (tokenized,) = tokenizer.read(["word " * 1_000], reading)
+    assert len(tokenized.ids) == tokenizer.max_tokens
+
+
+def test_a_text_is_split_into_tokens_that_say_where_they_are(tokenizer: Tokenizer) -> None:
+    assert tokenizer.split("Hello wörld", add_special_tokens=True) == [
+        Token(START, "[CLS]", None),
+        Token(7592, "Hello", (0, 5)),
+        Token(2088, "wörld", (6, 11)),
+        Token(END, "[SEP]", None),
+    ]
+
+
+def test_tokens_are_split_off_without_the_special_ones(tokenizer: Tokenizer) -> None:
+    split = tokenizer.split("Hello world", add_special_tokens=False)
+    assert [token.id for token in split] == [7592, 2088]
+
+
+def test_tokens_become_their_text_again(tokenizer: Tokenizer) -> None:
+    ids = ids_of(tokenizer, "hello world")
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "hello world"
+    assert tokenizer.decode(ids, skip_special_tokens=False) == "[CLS] hello world [SEP]"
+    assert tokenizer.decode([10**9], skip_special_tokens=True) == ""
 
 
 @given(st.lists(st.text(), min_size=1, max_size=5))

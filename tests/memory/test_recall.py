@@ -128,5 +128,5 @@ async def test_tokens_are_those_of_the_whole_context(
         },
     )
     answer = await recalled(store, embedder, max_tokens=max_tokens)
-    (counted,) = await embedder.count_tokens([answer.context]) if answer.context else (0,)
+    (counted,) = await embedder.tokenizer.count([answer.context]) if answer.context else (0,)
     assert answer.tokens == counted <= max_tokens
