@@ -1,9 +1,7 @@
 """The composition root: opens what the service needs, and wires it to the routes."""
 
-import asyncio
-import logging
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from litestar import Litestar, get
 from litestar.di import Provide
@@ -38,21 +36,12 @@ from service.api.scopes import (
 from service.api.search import recall_context, search_memories
 from service.api.transfer import export_memories, import_memories
 from service.embedding.embedder import Embedder
-from service.embedding.opening import open_embedder
-from service.errors import InvalidSettings, StoreUnavailable
-from service.memory import StoreAddress, open_store
-from service.memory.memories import Memories, embedding_model_of
+from service.memory.memories import Memories
+from service.opening import open_memories
 from service.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 # 2,048 texts of 2,048 tokens are about 16 MB of English; other scripts take twice that in UTF-8.
 MAX_BODY_BYTES = 32 * 1024 * 1024
-
-MODEL_NOT_SET = "MEMORY_MODEL is not set; expected the folder of a bundle"
-
-# How long what is forgotten, and hidden since, stays on disk at most.
-PURGE_SECONDS = 60.0
 
 
 @get("/", include_in_schema=False)
@@ -100,19 +89,8 @@ def create_app(settings: Settings) -> Litestar:
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        async with open_embedder_of(settings) as embedder:
-            model = embedding_model_of(embedder.manifest)
-            async with open_store(store_address(settings), model) as store:
-                app.state.memories = Memories(
-                    store, embedder, relevance_cutoff=relevance_cutoff(settings, embedder)
-                )
-                purging = asyncio.create_task(_purge_now_and_then(app.state.memories))
-                try:
-                    yield
-                finally:
-                    purging.cancel()
-                    with suppress(asyncio.CancelledError):
-                        await purging
+        async with open_memories(settings) as app.state.memories:
+            yield
 
     def served_memories() -> Memories:
         memories: Memories = app.state.memories
@@ -144,57 +122,3 @@ def create_app(settings: Settings) -> Litestar:
         logging_config=None,
     )
     return app
-
-
-def open_embedder_of(settings: Settings) -> AbstractAsyncContextManager[Embedder]:
-    """The embedder that the settings ask for.
-
-    Raises:
-        StartupError: no bundle is set, or, when it is entered, the bundle cannot be served.
-    """
-    if settings.model is None:
-        raise InvalidSettings(MODEL_NOT_SET)
-    return open_embedder(
-        settings.model,
-        precision=settings.precision,
-        threads=settings.threads,
-        workers=settings.workers,
-        warm_up=settings.warm_up,
-        cache_bytes=settings.cache_bytes,
-        max_batch_texts=settings.max_batch_texts,
-        max_batch_tokens=settings.max_batch_tokens,
-        max_queued_tokens=settings.max_queued_tokens,
-    )
-
-
-def store_address(settings: Settings) -> StoreAddress:
-    """Where the settings say that memories are kept."""
-    return StoreAddress(
-        url=settings.store,
-        neo4j_username=settings.neo4j_username,
-        neo4j_password=settings.neo4j_password,
-        neo4j_database=settings.neo4j_database,
-    )
-
-
-def relevance_cutoff(settings: Settings, embedder: Embedder) -> float:
-    """From which similarity on a memory is relevant, as set, or else as measured for the model."""
-    if settings.relevance_cutoff is not None:
-        return settings.relevance_cutoff
-    if embedder.manifest.relevance is not None:
-        return embedder.manifest.relevance.cutoff
-    logger.warning(
-        "what is relevant was not measured for this model, so that recall answers with whatever is "
-        "nearest; export the bundle again, or set MEMORY_RELEVANCE_CUTOFF"
-    )
-    return -1.0
-
-
-async def _purge_now_and_then(memories: Memories) -> None:
-    while True:
-        try:
-            if purged := await memories.purge():
-                logger.info("deleted %d memories that had expired", purged)
-        except StoreUnavailable as error:
-            logger.warning("what has expired could not be deleted: %s", error)
-        await asyncio.sleep(PURGE_SECONDS)

@@ -11,7 +11,6 @@ import msgspec
 import numpy as np
 
 import service
-from service.app import open_embedder_of, store_address
 from service.embedding.embedder import Embedder
 from service.embedding.onnx_model import available_execution_providers
 from service.embedding.prompts import default_prompt, prompt_for_input_type
@@ -19,6 +18,7 @@ from service.embedding.runtime_package import runtime_package
 from service.errors import ServiceError, StoreInUse
 from service.memory import open_store
 from service.memory.memories import embedding_model_of
+from service.opening import open_embedder_of, store_address
 from service.settings import Settings
 
 PACKAGES = (

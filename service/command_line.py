@@ -11,11 +11,8 @@ import msgspec
 
 from service import __version__
 from service.bundles import find_or_build_bundle
-from service.check import check
 from service.errors import StartupError
-from service.server import serve
 from service.settings import SECRETS, Settings, describe, read_settings, variable_of
-from service.store_commands import dump_store, load_store, migrate_store, re_embed_store
 
 STATUS_OF_STARTUP_ERROR = 2
 STATUS_OF_CTRL_C = 130
@@ -53,19 +50,27 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(parsed: argparse.Namespace, settings: Settings) -> int:
+    # Each command imports what it needs, which can take longer than what another one does.
     match parsed.command:
         case "serve":
+            from service.server import serve
+
             return serve(settings)
         case "check":
+            from service.check import check
+
             return check(settings, as_json=parsed.json)
+    from service import store_commands
+
+    match parsed.command:
         case "dump":
-            dump_store(settings, parsed.file, embeddings=not parsed.no_embeddings)
+            store_commands.dump_store(settings, parsed.file, embeddings=not parsed.no_embeddings)
         case "load":
-            load_store(settings, parsed.file)
+            store_commands.load_store(settings, parsed.file)
         case "migrate":
-            migrate_store(settings, parsed.source, parsed.target)
+            store_commands.migrate_store(settings, parsed.source, parsed.target)
         case "re-embed":
-            re_embed_store(settings)
+            store_commands.re_embed_store(settings)
     return 0
 
 

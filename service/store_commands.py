@@ -14,7 +14,6 @@ import numpy as np
 from tqdm import tqdm
 
 from service.api.access import DEFAULT_TENANT
-from service.app import MODEL_NOT_SET, open_embedder_of, store_address
 from service.embedding.manifest import read_manifest
 from service.errors import InvalidInput, InvalidSettings, StoreLoadError
 from service.memory import open_store
@@ -22,6 +21,7 @@ from service.memory.memories import Memories, embedding_model_of
 from service.memory.model import Embedding, Memory
 from service.memory.store import EmbeddingModel, MemoryStore
 from service.memory.transfer import LINES_AT_ONCE, Progress, dump, lines_of, load
+from service.opening import MODEL_NOT_SET, open_embedder_of, store_address
 from service.settings import Settings
 
 STANDARD_STREAM = Path("-")

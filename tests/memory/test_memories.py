@@ -8,7 +8,6 @@ import msgspec
 import numpy as np
 import pytest
 
-from service.app import open_embedder_of
 from service.embedding.manifest import read_manifest
 from service.errors import Conflict, IdempotencyKeyReused, InferenceError, MemoryNotFound
 from service.memory.filters import EVERYTHING
@@ -24,6 +23,7 @@ from service.memory.model import Memory
 from service.memory.new_memory import Changes, NewMemory, Successor
 from service.memory.sqlite_store import open_sqlite_store
 from service.memory.store import Order
+from service.opening import open_embedder_of
 from service.settings import Settings
 from tests.memory.memories import NOW, at
 

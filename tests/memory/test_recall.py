@@ -4,12 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.app import open_embedder_of
 from service.embedding.embedder import Embedder
 from service.memory.model import Embedding, Memory, Record
 from service.memory.recall import CONSIDERED, Recalled, recall
 from service.memory.sqlite_store import open_sqlite_store
 from service.memory.store import EmbeddingModel, MemoryStore, Selection
+from service.opening import open_embedder_of
 from service.settings import Settings
 from tests.memory.memories import NOW, at
 
