@@ -1,4 +1,7 @@
+import os
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from service.embedding.onnx_model import (
 )
 from service.embedding.tokenization import TokenIds, load_tokenizer
 from service.errors import InferenceError, ModelLoadError
+from tests.service_process import clean_environment
 
 TEXTS = ("one", "two words", "a text of six words here", "ten " * 10, "and a long one " * 20)
 
@@ -130,3 +134,14 @@ def test_a_graph_without_the_named_output_is_refused(
 ) -> None:
     with pytest.raises(ModelLoadError, match="should map input_ids and attention_mask to vectors"):
         load_model(starter_bundle, msgspec.structs.replace(manifest, output="vectors"))
+
+
+@pytest.mark.parametrize("module", ["service.embedding.onnx_model", "export.smoothing"])
+def test_onnx_runtime_does_not_report_what_it_runs(module: str, tmp_path: Path) -> None:
+    """Where it does, it leaves an id of the machine and what is still to be sent."""
+    environment = clean_environment() | {"HOME": str(tmp_path)}
+    for suppressing in ("CI", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME"):
+        environment.pop(suppressing, None)
+    script = f"import {module} as user; user.onnxruntime.get_available_providers()"
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
+    assert os.listdir(tmp_path) == []
