@@ -13,7 +13,7 @@ from litestar.response import Redirect
 from service import __version__
 from service.api.access import Access, caller_of, guarded, tenant_of
 from service.api.embeddings import create_embeddings
-from service.api.health import info, live, ready
+from service.api.health import healthy, info, live, ready
 from service.api.many_memories import delete_memories, list_memories, remember_batch
 from service.api.memories import (
     change_memory,
@@ -23,7 +23,9 @@ from service.api.memories import (
     remember,
     supersede,
 )
+from service.api.metrics import read_metrics
 from service.api.models import describe_model, list_models
+from service.api.observed_requests import ObservedRequests
 from service.api.problems import answer_error
 from service.api.relations import relate, related, unrelate
 from service.api.scopes import (
@@ -39,6 +41,8 @@ from service.embedding.embedder import Embedder
 from service.memory.memories import Memories
 from service.opening import open_memories
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
+from service.telemetry.tracing import open_tracing
 
 # 2,048 texts of 2,048 tokens are about 16 MB of English; other scripts take twice that in UTF-8.
 MAX_BODY_BYTES = 32 * 1024 * 1024
@@ -52,8 +56,8 @@ async def to_docs() -> Redirect:
 
 # Each route by what its caller needs.
 ROUTES: dict[Access, list[BaseRouteHandler]] = {
-    "nothing": [to_docs, live, ready],
-    "any key": [list_models, describe_model, info],
+    "nothing": [to_docs, live, ready, healthy],
+    "any key": [list_models, describe_model, info, read_metrics],
     "embed": [create_embeddings],
     "read": [
         list_memories,
@@ -86,10 +90,16 @@ ROUTES: dict[Access, list[BaseRouteHandler]] = {
 
 def create_app(settings: Settings) -> Litestar:
     """The service as an ASGI application; its lifespan holds everything that is open."""
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def tracing(app: Litestar) -> AsyncIterator[None]:
+        with open_tracing(settings.otel_exporter_otlp_endpoint) as observed.tracing:
+            yield
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        async with open_memories(settings) as app.state.memories:
+        async with open_memories(settings, metrics) as app.state.memories:
             yield
 
     def served_memories() -> Memories:
@@ -101,10 +111,11 @@ def create_app(settings: Settings) -> Litestar:
 
     app = Litestar(
         list(guarded(ROUTES)),
-        lifespan=[lifespan],
+        lifespan=[tracing, lifespan],
         dependencies={
             "embedder": Provide(served_embedder, sync_to_thread=False),
             "memories": Provide(served_memories, sync_to_thread=False),
+            "metrics": Provide(lambda: metrics, sync_to_thread=False),
             "caller": Provide(caller_of, sync_to_thread=False),
             "tenant": Provide(tenant_of, sync_to_thread=False),
         },
@@ -121,4 +132,6 @@ def create_app(settings: Settings) -> Litestar:
         ),
         logging_config=None,
     )
+    observed = ObservedRequests(app.asgi_handler, metrics)
+    app.asgi_handler = observed
     return app

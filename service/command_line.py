@@ -1,7 +1,6 @@
 """The commands, and the flags that override the environment."""
 
 import argparse
-import logging
 import signal
 import sys
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from service import __version__
 from service.bundles import find_or_build_bundle
 from service.errors import StartupError
 from service.settings import SECRETS, Settings, describe, read_settings, variable_of
+from service.telemetry.logs import configure_logs
 
 STATUS_OF_STARTUP_ERROR = 2
 STATUS_OF_CTRL_C = 130
@@ -36,9 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     flags = {name: getattr(parsed, name) for name in FLAGS}
     try:
         settings = read_settings(flags)
-        logging.basicConfig(
-            format="%(asctime)s %(levelname)s %(message)s", level=settings.log_level.upper()
-        )
+        configure_logs(settings.log_level, settings.log_format)
         if settings.model is None and parsed.command not in WITHOUT_MODEL:
             settings = msgspec.structs.replace(settings, model=find_or_build_bundle())
         return _run(parsed, settings)

@@ -5,12 +5,16 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 
-from service.embedding.embedder import Embedder
+from service.embedding.embedder import EmbeddedTexts, Embedder, OnEmbedded
+from service.embedding.observed_batches import OnBatch
 from service.embedding.opening import open_embedder
 from service.errors import InvalidSettings, StoreUnavailable
 from service.memory import StoreAddress, open_store
 from service.memory.memories import Memories, embedding_model_of
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
+from service.telemetry.observed_store import observed_store
+from service.telemetry.running_request import note_embedded, note_store_call
 
 logger = logging.getLogger(__name__)
 
@@ -21,28 +25,49 @@ PURGE_SECONDS = 60.0
 
 
 @asynccontextmanager
-async def open_memories(settings: Settings) -> AsyncIterator[Memories]:
+async def open_memories(
+    settings: Settings, metrics: Metrics | None = None
+) -> AsyncIterator[Memories]:
     """The memories of a store, with the model that embeds them; what expires is deleted.
+
+    What is done with them is counted among the metrics, if there are any.
 
     Raises:
         StartupError: the bundle cannot be served, or the store cannot be opened.
     """
-    async with open_embedder_of(settings) as embedder:
+    metrics = metrics or Metrics()
+
+    def texts_embedded(embedded: EmbeddedTexts) -> None:
+        metrics.texts_embedded(embedded)
+        note_embedded(embedded)
+
+    def store_called(operation: str, seconds: float, failed: bool) -> None:
+        metrics.store_called(operation, seconds, failed)
+        note_store_call(operation, seconds)
+
+    async with open_embedder_of(
+        settings, on_batch=metrics.batch_computed, on_embedded=texts_embedded
+    ) as embedder:
         model = embedding_model_of(embedder.manifest)
         async with open_store(store_address(settings), model) as store:
             memories = Memories(
-                store, embedder, relevance_cutoff=relevance_cutoff(settings, embedder)
+                observed_store(store, store_called),
+                embedder,
+                relevance_cutoff=relevance_cutoff(settings, embedder),
             )
             purging = asyncio.create_task(_purge_now_and_then(memories))
             try:
-                yield memories
+                with metrics.watching(embedder):
+                    yield memories
             finally:
                 purging.cancel()
                 with suppress(asyncio.CancelledError):
                     await purging
 
 
-def open_embedder_of(settings: Settings) -> AbstractAsyncContextManager[Embedder]:
+def open_embedder_of(
+    settings: Settings, *, on_batch: OnBatch | None = None, on_embedded: OnEmbedded | None = None
+) -> AbstractAsyncContextManager[Embedder]:
     """The embedder that the settings ask for.
 
     Raises:
@@ -60,6 +85,8 @@ def open_embedder_of(settings: Settings) -> AbstractAsyncContextManager[Embedder
         max_batch_texts=settings.max_batch_texts,
         max_batch_tokens=settings.max_batch_tokens,
         max_queued_tokens=settings.max_queued_tokens,
+        on_batch=on_batch,
+        on_embedded=on_embedded,
     )
 
 

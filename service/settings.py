@@ -15,10 +15,16 @@ from service.errors import InvalidSettings
 PREFIX = "MEMORY_"
 
 LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["text", "json"]
 
 
-# Named as Neo4j's own tools name them.
-NEO4J_FIELDS = ("neo4j_username", "neo4j_password", "neo4j_database")
+# Named as Neo4j's own tools and OpenTelemetry's name them.
+STANDARD_FIELDS = (
+    "neo4j_username",
+    "neo4j_password",
+    "neo4j_database",
+    "otel_exporter_otlp_endpoint",
+)
 
 # Never flags: every user of a machine sees the flags of its processes.
 SECRETS = ("neo4j_password",)
@@ -126,6 +132,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         LogLevel,
         Meta(description="Least severe events to log. Set warning to log only what needs a look."),
     ] = "info"
+    log_format: Annotated[
+        LogFormat,
+        Meta(description="How log lines look: text for people; set json where a program reads."),
+    ] = "text"
     shutdown_grace_seconds: Annotated[
         int,
         Meta(
@@ -143,6 +153,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     neo4j_database: Annotated[
         str, Meta(description="The database to use, where the server has several.")
     ] = "neo4j"
+    otel_exporter_otlp_endpoint: Annotated[
+        str | None,
+        Meta(
+            description="OpenTelemetry collector to send traces to, over HTTP, such as "
+            "http://127.0.0.1:4318. Needs the extra `otel`."
+        ),
+    ] = None
 
     def __repr__(self) -> str:
         shown = ", ".join(
@@ -171,9 +188,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                     raise InvalidSettings(_unknown(variable, fields))
                 if value:
                     given[name] = (variable, value)
-        for name in NEO4J_FIELDS:
-            if from_neo4j := environ.get(variable_of(name)):
-                given[name] = (variable_of(name), from_neo4j)
+        for name in STANDARD_FIELDS:
+            if standard := environ.get(variable_of(name)):
+                given[name] = (variable_of(name), standard)
         for name, flag in (flags or {}).items():
             if flag is not None:
                 given[name] = (f"--{name.replace('_', '-')}", flag)
@@ -191,7 +208,7 @@ def read_settings(flags: Mapping[str, str | None]) -> Settings:
 
 def variable_of(name: str) -> str:
     """The environment variable of a setting."""
-    return name.upper() if name in NEO4J_FIELDS else PREFIX + name.upper()
+    return name.upper() if name in STANDARD_FIELDS else PREFIX + name.upper()
 
 
 def describe(name: str) -> str:

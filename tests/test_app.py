@@ -38,6 +38,8 @@ ROUTES = [
     ("post", "/import"),
     ("get", "/health/live"),
     ("get", "/health/ready"),
+    ("get", "/health"),
+    ("get", "/metrics"),
     ("get", "/info"),
 ]
 
@@ -59,6 +61,8 @@ def test_a_route_says_what_it_does_and_shows_an_answer(
     operation = openapi["paths"][path][method]
     assert operation["summary"]
     assert operation["description"]
+    if path == "/health":  # its answer has no body
+        return
     answers = [operation["responses"].get(status) for status in ("200", "201")]
     (content,) = next(
         content

@@ -18,12 +18,14 @@ OTHER_VALUES = {
     "max_queued_tokens": ("1000", 1000),
     "max_batch_texts": ("16", 16),
     "log_level": ("DEBUG", "debug"),
+    "log_format": ("JSON", "json"),
     "shutdown_grace_seconds": ("5", 5),
     "store": ("sqlite:////var/memory.db", "sqlite:////var/memory.db"),
     "relevance_cutoff": ("0.25", 0.25),
     "neo4j_username": ("ada", "ada"),
     "neo4j_password": ("swordfish", "swordfish"),
     "neo4j_database": ("memories", "memories"),
+    "otel_exporter_otlp_endpoint": ("http://127.0.0.1:4318", "http://127.0.0.1:4318"),
 }
 
 
@@ -47,6 +49,10 @@ def test_a_flag_wins_over_the_variable(name: str) -> None:
 def test_the_login_of_neo4j_is_named_as_neo4j_does() -> None:
     assert variable_of("neo4j_password") == "NEO4J_PASSWORD"
     assert variable_of("store") == "MEMORY_STORE"
+
+
+def test_the_collector_is_named_as_opentelemetry_does() -> None:
+    assert variable_of("otel_exporter_otlp_endpoint") == "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 
 def test_a_secret_is_never_shown() -> None:
@@ -91,6 +97,7 @@ def test_an_unknown_variable_is_refused_with_the_nearest_name(variable: str, mea
         ("MEMORY_CACHE_BYTES", "1GB", "a whole number of at least 0"),
         ("MEMORY_WARM_UP", "maybe", "true or false"),
         ("MEMORY_LOG_LEVEL", "loud", "one of debug, info, warning, error"),
+        ("MEMORY_LOG_FORMAT", "xml", "one of text, json"),
         ("MEMORY_PRECISION", "fp8", "one of fp32, int8, int8-block, fp16, bf16"),
     ],
 )

@@ -195,7 +195,6 @@ async def create_embeddings(
             embedded, data.model or embedder.manifest.name, data.encoding_format or "float"
         ),
         media_type="application/json",
-        headers={"Server-Timing": _server_timing(embedded)},
     )
 
 
@@ -292,12 +291,3 @@ async def _unless_disconnected(request: Request[Any, Any, Any], work: Coroutine[
 async def _disconnection(request: Request[Any, Any, Any]) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _server_timing(embedded: EmbeddedTexts) -> str:
-    timings = embedded.timings
-    return (
-        f"tokenization;dur={timings.tokenization * 1000:.2f}, "
-        f"queue;dur={timings.queue * 1000:.2f}, inference;dur={timings.inference * 1000:.2f}, "
-        f'tokens;desc="{sum(embedded.tokens)}"'
-    )

@@ -6,6 +6,8 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 from litestar import Response
 
+from service.telemetry.running_request import running_request
+
 Shape = Literal["problem", "openai", "tei", "cohere"]
 
 OpenAIType = Literal["invalid_request_error", "rate_limit_error", "server_error"]
@@ -27,6 +29,8 @@ class ProblemDocument(msgspec.Struct):
     status: int
     detail: str
     code: str
+    request_id: str | msgspec.UnsetType = msgspec.UNSET
+    """As the header `X-Request-ID` has it, and the log."""
 
 
 class OpenAIErrorBody(msgspec.Struct):
@@ -89,12 +93,14 @@ def write(
 
 
 def _problem(problem: Problem, detail: str, _: str | None) -> tuple[int, ProblemDocument]:
+    request = running_request.get()
     return problem.status, ProblemDocument(
         type=f"urn:ai-memory-service:{problem.code}",
         title=problem.code.replace("_", " ").capitalize(),
         status=problem.status,
         detail=detail,
         code=problem.code,
+        request_id=request.id if request else msgspec.UNSET,
     )
 
 

@@ -5,7 +5,7 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 import msgspec
-from litestar import Request, Response, get
+from litestar import MediaType, Request, Response, get
 from litestar.di import NamedDependency
 from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import Example
@@ -179,12 +179,26 @@ async def ready(
     request: Request[Any, Any, Any], memories: NamedDependency[Memories]
 ) -> Response[Ready] | Response[bytes]:
     """Asks the store, and embeds a short text, unless one has been embedded in the last seconds."""
-    try:
-        await memories.embedder.check()
-        await memories.store.ping()
-    except ServiceError as error:
-        return answer(request, NOT_READY, str(error))
-    return Response(Ready())
+    refusal = await _why_not_ready(request, memories)
+    return refusal or Response(Ready())
+
+
+@get(
+    "/health",
+    summary="The same, as clients of other embedding servers ask it",
+    tags=["health"],
+    operation_id="health",
+    responses={
+        200: ResponseSpec(None, generate_examples=False, description="It does; there is no body."),
+        503: problem_spec("It does not; `detail` says why."),
+    },
+)
+async def healthy(
+    request: Request[Any, Any, Any], memories: NamedDependency[Memories]
+) -> Response[bytes]:
+    """What `/health/ready` looks at; 200 without a body, or 503, as text-embeddings-inference."""
+    refusal = await _why_not_ready(request, memories)
+    return refusal or Response(b"", media_type=MediaType.TEXT)
 
 
 @get(
@@ -233,6 +247,17 @@ async def info(memories: NamedDependency[Memories]) -> Info:
         source=manifest.source,
         versions=installed_versions(),
     )
+
+
+async def _why_not_ready(
+    request: Request[Any, Any, Any], memories: Memories
+) -> Response[bytes] | None:
+    try:
+        await memories.embedder.check()
+        await memories.store.ping()
+    except ServiceError as error:
+        return answer(request, NOT_READY, str(error))
+    return None
 
 
 def installed_versions() -> Versions:

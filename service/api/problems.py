@@ -39,6 +39,7 @@ from service.errors import (
     UnknownPrompt,
     UnsupportedDimensions,
 )
+from service.telemetry.running_request import note_problem
 
 logger = logging.getLogger(__name__)
 
@@ -161,6 +162,7 @@ def answer(
     headers: dict[str, str] | None = None,
 ) -> Response[bytes]:
     """The response that describes a problem, in the shape that clients of this route parse."""
+    note_problem(problem.code)
     shape = shape_of(request.scope["path"])
     return write(shape, problem, detail, parameter=parameter, headers=headers)
 
