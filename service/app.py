@@ -12,6 +12,7 @@ from litestar.response import Redirect
 
 from service import __version__
 from service.api.access import Access, caller_of, guarded, tenant_of
+from service.api.cohere import cohere_embed
 from service.api.embeddings import create_embeddings
 from service.api.health import healthy, info, live, ready
 from service.api.many_memories import delete_memories, list_memories, remember_batch
@@ -36,6 +37,8 @@ from service.api.scopes import (
     read_stats,
 )
 from service.api.search import recall_context, search_memories
+from service.api.tei import embed, embed_all, embed_or_compare, similarity
+from service.api.tokens import decode, tokenize
 from service.api.transfer import export_memories, import_memories
 from service.embedding.embedder import Embedder
 from service.memory.memories import Memories
@@ -58,7 +61,16 @@ async def to_docs() -> Redirect:
 ROUTES: dict[Access, list[BaseRouteHandler]] = {
     "nothing": [to_docs, live, ready, healthy],
     "any key": [list_models, describe_model, info, read_metrics],
-    "embed": [create_embeddings],
+    "embed": [
+        create_embeddings,
+        embed,
+        embed_or_compare,
+        similarity,
+        tokenize,
+        decode,
+        embed_all,
+        cohere_embed,
+    ],
     "read": [
         list_memories,
         read_memory,

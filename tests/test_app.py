@@ -13,6 +13,13 @@ Client = TestClient[Litestar]
 
 ROUTES = [
     ("post", "/v1/embeddings"),
+    ("post", "/embeddings"),
+    ("post", "/"),
+    ("post", "/embed"),
+    ("post", "/similarity"),
+    ("post", "/tokenize"),
+    ("post", "/decode"),
+    ("post", "/v2/embed"),
     ("get", "/v1/models"),
     ("get", "/v1/models/{model}"),
     ("post", "/memories"),
@@ -44,6 +51,10 @@ ROUTES = [
 ]
 
 
+EMBEDDING_PATHS = [path for method, path in ROUTES[:8]]
+COHERE_REQUEST = {"model": "prompted", "input_type": "search_query", "texts": ["a"]}
+
+
 @pytest.fixture(scope="module")
 def openapi(client: Client) -> Any:
     return client.get("/docs/openapi.json").json()
@@ -72,18 +83,20 @@ def test_a_route_says_what_it_does_and_shows_an_answer(
     assert content["examples"]
 
 
-def test_the_documented_requests_are_taken(client: Client, openapi: Any) -> None:
-    body = openapi["paths"]["/v1/embeddings"]["post"]["requestBody"]["content"]["application/json"]
+@pytest.mark.parametrize("path", EMBEDDING_PATHS)
+def test_the_documented_requests_are_taken(client: Client, openapi: Any, path: str) -> None:
+    body = openapi["paths"][path]["post"]["requestBody"]["content"]["application/json"]
     assert body["schema"]["examples"]
     for example in body["schema"]["examples"]:
         served = {"model": "prompted"} if "model" in example else {}
-        response = client.post("/v1/embeddings", json=example | served)
+        response = client.post(path, json=example | served)
         assert response.status_code == 200, response.text
 
 
 def test_the_documented_answers_have_the_fields_of_real_ones(client: Client, openapi: Any) -> None:
     real = {
         "/v1/embeddings": client.post("/v1/embeddings", json={"input": "a"}),
+        "/v2/embed": client.post("/v2/embed", json=COHERE_REQUEST),
         "/v1/models": client.get("/v1/models"),
         "/v1/models/{model}": client.get("/v1/models/prompted"),
         "/info": client.get("/info"),

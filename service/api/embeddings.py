@@ -1,24 +1,30 @@
 """POST /v1/embeddings, as OpenAI defines it, with a choice of prompt and of truncation."""
 
-import asyncio
-from collections.abc import Coroutine, Sequence
+from functools import partial
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
-import orjson
 from litestar import Request, Response, post
 from litestar.di import NamedDependency
 from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import Example
-from litestar.params import BodyKwarg, HeaderParameter
-from msgspec import Meta, Raw
+from litestar.params import BodyKwarg
+from msgspec import Meta
 
+from service.api.embedding_requests import (
+    RequestTimeout,
+    as_float32_bytes,
+    as_numbers,
+    texts_of,
+    timeout_seconds,
+    unless_disconnected,
+    written,
+)
 from service.api.json_body import StrictJson
 from service.api.models import side_of_model
-from service.api.problems import OPENAI_ERRORS, ClientDisconnected
+from service.api.problems import OPENAI_ERRORS
 from service.embedding.embedder import INTERACTIVE_TEXTS, EmbeddedTexts, Embedder
 from service.embedding.manifest import Manifest
-from service.embedding.onnx_model import Embeddings
 from service.embedding.prompts import (
     InputType,
     default_prompt,
@@ -30,20 +36,6 @@ from service.errors import InvalidInput
 T = TypeVar("T")
 
 Name = Annotated[str, Meta(max_length=256)]
-
-RequestTimeout = Annotated[
-    int | None,
-    HeaderParameter(
-        name="X-Request-Timeout-Ms",
-        ge=1,
-        le=86_400_000,
-        description="Milliseconds from the arrival of the request, after which it is answered 504 "
-        "and what of it is still queued is dropped. Not set: none.",
-    ),
-]
-
-# Writing this many embeddings takes about a millisecond; more would hold up the event loop.
-ENCODED_ON_THE_LOOP = 32
 
 
 class EmbeddingsRequest(msgspec.Struct, kw_only=True):
@@ -148,13 +140,13 @@ RESPONSE_EXAMPLE = Example(
 
 
 @post(
-    "/v1/embeddings",
+    ["/v1/embeddings", "/embeddings"],
     dto=StrictJson[EmbeddingsRequest],
     return_dto=None,
     status_code=200,
     summary="Embed texts",
     tags=["embeddings"],
-    operation_id="createEmbeddings",
+    operation_id=lambda _, __, path: "createEmbeddings" if "v1" in path else "createEmbeddingsAlso",
     responses={
         200: ResponseSpec(
             EmbeddingList[list[float] | str],
@@ -178,22 +170,21 @@ async def create_embeddings(
     `truncated` the texts that were cut, where `truncate` allowed it and any was, and in its header
     `Server-Timing` where the time went, in milliseconds, and how many tokens were read.
     """
-    prompt = choose_prompt(embedder.manifest, data)
-    embedded = await _unless_disconnected(
+    embedded = await unless_disconnected(
         request,
         embedder.embed(
-            _texts(data.input),
-            prompt=prompt,
+            texts_of(data.input, parameter="input"),
+            prompt=choose_prompt(embedder.manifest, data),
             dimensions=data.dimensions,
             truncate=bool(data.truncate),
             priority=data.priority,
-            timeout_seconds=None if x_request_timeout_ms is None else x_request_timeout_ms / 1000,
+            timeout_seconds=timeout_seconds(x_request_timeout_ms),
         ),
     )
+    model = data.model or embedder.manifest.name
+    write = partial(encode, model=model, encoding_format=data.encoding_format or "float")
     return Response(
-        await _encode(
-            embedded, data.model or embedder.manifest.name, data.encoding_format or "float"
-        ),
+        await written(embedded, write),
         media_type="application/json",
     )
 
@@ -223,20 +214,12 @@ def choose_prompt(manifest: Manifest, request: EmbeddingsRequest) -> str:
     return next(iter(asked.values()), default_prompt(manifest))
 
 
-async def _encode(
-    embedded: EmbeddedTexts, model: str, encoding_format: Literal["float", "base64"]
-) -> bytes:
-    if len(embedded.tokens) <= ENCODED_ON_THE_LOOP:
-        return encode(embedded, model, encoding_format)
-    return await asyncio.to_thread(encode, embedded, model, encoding_format)
-
-
 def encode(
-    embedded: EmbeddedTexts, model: str, encoding_format: Literal["float", "base64"]
+    embedded: EmbeddedTexts, *, model: str, encoding_format: Literal["float", "base64"]
 ) -> bytes:
-    """The response as JSON, made without a Python object for each number."""
+    """The response as JSON."""
     tokens = sum(embedded.tokens)
-    write = _lists if encoding_format == "float" else _bytes
+    write = as_numbers if encoding_format == "float" else as_float32_bytes
     return msgspec.json.encode(
         EmbeddingList(
             data=[
@@ -248,46 +231,3 @@ def encode(
             truncated=list(embedded.truncated) or msgspec.UNSET,
         )
     )
-
-
-def _lists(embeddings: Embeddings) -> Sequence[Raw | bytes]:
-    # orjson writes the shortest digits that read back as the same float32. It writes NaN as null:
-    # the embedder gives finite numbers only.
-    return [Raw(orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY)) for row in embeddings]
-
-
-def _bytes(embeddings: Embeddings) -> Sequence[Raw | bytes]:
-    return [row.tobytes() for row in embeddings.astype("<f4", copy=False)]
-
-
-def _texts(given: str | list[str | int | list[int]]) -> list[str]:
-    if isinstance(given, str):
-        return [given]
-    texts = [text for text in given if isinstance(text, str)]
-    if len(texts) != len(given):
-        raise InvalidInput(
-            "expected text, got token ids: they are those of another model's tokenizer and would "
-            "give wrong embeddings; send the text itself (langchain-openai does with "
-            "check_embedding_ctx_length=False)",
-            parameter="input",
-        )
-    return texts
-
-
-async def _unless_disconnected(request: Request[Any, Any, Any], work: Coroutine[Any, Any, T]) -> T:
-    """The result of the work, which is cancelled when the client goes away before it is done."""
-    working = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(_disconnection(request))
-    try:
-        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnected
-        return working.result()
-    finally:
-        working.cancel()
-        watching.cancel()
-
-
-async def _disconnection(request: Request[Any, Any, Any]) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

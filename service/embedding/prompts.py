@@ -6,6 +6,14 @@ from service.embedding.manifest import Manifest
 from service.errors import UnknownPrompt
 
 InputType = Literal["query", "document"]
+Task = Literal["classification", "clustering", "similarity"]
+
+# What sentence-transformers' models call the prompts of the tasks, in their own capitals.
+_PROMPT_NAMES: dict[Task, str] = {
+    "classification": "classification",
+    "clustering": "clustering",
+    "similarity": "sts",
+}
 
 _NO_TITLE = "title: none |"
 
@@ -30,6 +38,13 @@ def prompt_for_name(manifest: Manifest, name: str) -> str:
             f"prompt_name={name!r} is not one of this model's prompts ({names})",
             parameter="prompt_name",
         ) from None
+
+
+def prompt_for_task(manifest: Manifest, task: Task) -> str:
+    """The prompt that the model has for a task beside retrieval, or else its default."""
+    wanted = _PROMPT_NAMES[task]
+    named = (prompt for name, prompt in manifest.prompts.items() if name.casefold() == wanted)
+    return next(named, default_prompt(manifest))
 
 
 def default_prompt(manifest: Manifest) -> str:

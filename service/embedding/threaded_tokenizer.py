@@ -41,16 +41,16 @@ class ThreadedTokenizer:
             split_piece = await self._in_thread(partial(self._split, piece, add_special_tokens))
             split_texts += split_piece
             tokens += sum(map(len, split_piece))
-            if tokens > self._max_tokens_at_once:
-                raise BatchTooLarge(
-                    f"expected texts of at most {self._max_tokens_at_once:,} tokens in all, got "
-                    "more; send them in several requests",
-                    parameter="input",
-                )
+            self._check(tokens)
         return split_texts
 
     async def decode(self, ids: Sequence[Sequence[int]], *, skip_special_tokens: bool) -> list[str]:
-        """The text that each list of tokens makes; those that are not the model's are left out."""
+        """The text that each list of tokens makes; those that are not the model's are left out.
+
+        Raises:
+            BatchTooLarge: there are more tokens in all than the service takes at once.
+        """
+        self._check(sum(map(len, ids)))
         return await self._in_thread(
             lambda: [
                 self._tokenizer.decode(text, skip_special_tokens=skip_special_tokens)
@@ -62,6 +62,14 @@ class ThreadedTokenizer:
         return [
             self._tokenizer.split(text, add_special_tokens=add_special_tokens) for text in texts
         ]
+
+    def _check(self, tokens: int) -> None:
+        if tokens > self._max_tokens_at_once:
+            raise BatchTooLarge(
+                f"expected at most {self._max_tokens_at_once:,} tokens in all, got more; send them "
+                "in several requests",
+                parameter="input",
+            )
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

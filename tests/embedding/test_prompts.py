@@ -1,9 +1,15 @@
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from service.embedding.manifest import Manifest, read_manifest
-from service.embedding.prompts import default_prompt, prompt_for_input_type, prompt_for_name
+from service.embedding.prompts import (
+    default_prompt,
+    prompt_for_input_type,
+    prompt_for_name,
+    prompt_for_task,
+)
 from service.errors import UnknownPrompt
 
 
@@ -24,6 +30,19 @@ def test_an_input_type_takes_the_prompt_of_its_side(prompted: Manifest) -> None:
 
 def test_a_name_takes_the_prompt_of_that_name(prompted: Manifest) -> None:
     assert prompt_for_name(prompted, "clustering") == "group: "
+
+
+def test_a_task_takes_the_prompt_of_its_name_in_any_capitals(prompted: Manifest) -> None:
+    assert prompt_for_task(prompted, "clustering") == "group: "
+    prompts = prompted.prompts | {"STS": "same: ", "Classification": "class: "}
+    gemma = msgspec.structs.replace(prompted, prompts=prompts)
+    assert prompt_for_task(gemma, "similarity") == "same: "
+    assert prompt_for_task(gemma, "classification") == "class: "
+
+
+def test_a_task_without_a_prompt_takes_the_default(prompted: Manifest) -> None:
+    assert prompt_for_task(prompted, "classification") == "text: "
+    assert prompt_for_task(prompted, "similarity") == "text: "
 
 
 def test_without_a_choice_the_default_of_the_manifest_is_taken(prompted: Manifest) -> None:

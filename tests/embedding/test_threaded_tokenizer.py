@@ -40,6 +40,8 @@ async def test_many_texts_are_split_as_each_is(
 async def test_more_tokens_than_the_service_takes_are_refused(threaded: ThreadedTokenizer) -> None:
     with pytest.raises(BatchTooLarge, match="at most 100,000 tokens"):
         await threaded.split(["word " * 60_000, "word " * 60_000], add_special_tokens=True)
+    with pytest.raises(BatchTooLarge, match="at most 100,000 tokens"):
+        await threaded.decode([[1] * 60_000, [1] * 60_000], skip_special_tokens=True)
 
 
 async def test_half_of_a_surrogate_pair_is_refused_by_its_place(

@@ -1,0 +1,94 @@
+"""What the routes that embed have in common, whichever protocol they speak."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Annotated, Any, TypeVar
+
+import numpy.typing as npt
+import orjson
+from litestar import Request
+from litestar.params import HeaderParameter
+from msgspec import Raw
+
+from service.api.problems import ClientDisconnected
+from service.embedding.embedder import EmbeddedTexts
+from service.embedding.onnx_model import Embeddings
+from service.errors import InvalidInput
+
+T = TypeVar("T")
+
+RequestTimeout = Annotated[
+    int | None,
+    HeaderParameter(
+        name="X-Request-Timeout-Ms",
+        ge=1,
+        le=86_400_000,
+        description="Milliseconds from the arrival of the request, after which it is answered 504 "
+        "and what of it is still queued is dropped. Not set: none.",
+    ),
+]
+
+# Writing this many embeddings takes about a millisecond; more would hold up the event loop.
+WRITTEN_ON_THE_LOOP = 32
+
+
+def timeout_seconds(timeout_ms: int | None) -> float | None:
+    """The time that a request allows, as the embedder takes it."""
+    return None if timeout_ms is None else timeout_ms / 1000
+
+
+def texts_of(given: str | Sequence[str | int | list[int]], *, parameter: str) -> list[str]:
+    """The texts in a field that other services allow token ids in, too.
+
+    Raises:
+        InvalidInput: there are token ids.
+    """
+    if isinstance(given, str):
+        return [given]
+    texts = [text for text in given if isinstance(text, str)]
+    if len(texts) != len(given):
+        raise InvalidInput(
+            "expected text, got token ids: they are those of another model's tokenizer and would "
+            "give wrong embeddings; send the text itself (langchain-openai does with "
+            "check_embedding_ctx_length=False)",
+            parameter=parameter,
+        )
+    return texts
+
+
+async def unless_disconnected(request: Request[Any, Any, Any], work: Coroutine[Any, Any, T]) -> T:
+    """The result of the work, which is cancelled when the client goes away before it is done."""
+    working = asyncio.ensure_future(work)
+    watching = asyncio.ensure_future(_disconnection(request))
+    try:
+        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnected
+        return working.result()
+    finally:
+        working.cancel()
+        watching.cancel()
+
+
+async def written(embedded: EmbeddedTexts, write: Callable[[EmbeddedTexts], bytes]) -> bytes:
+    """What `write` makes of the embeddings, in a thread where there are many."""
+    if len(embedded.tokens) <= WRITTEN_ON_THE_LOOP:
+        return write(embedded)
+    return await asyncio.to_thread(write, embedded)
+
+
+def as_numbers(rows: npt.NDArray[Any]) -> list[Raw]:
+    """Each row as JSON, made without a Python object for each number."""
+    # orjson writes the shortest digits that read back as the same float32. It writes NaN as null:
+    # the embedder gives finite numbers only.
+    return [Raw(orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY)) for row in rows]
+
+
+def as_float32_bytes(embeddings: Embeddings) -> list[bytes]:
+    """Each embedding as little-endian 32-bit floats, which JSON has in base64."""
+    return [row.tobytes() for row in embeddings.astype("<f4", copy=False)]
+
+
+async def _disconnection(request: Request[Any, Any, Any]) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
