@@ -5,11 +5,13 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 
 from service import __version__
 from service.bundles import find_or_build_bundle
+from service.embedding.prompts import InputType
 from service.errors import StartupError
 from service.settings import SECRETS, Settings, describe, read_settings, variable_of
 from service.telemetry.logs import configure_logs
@@ -18,7 +20,7 @@ STATUS_OF_STARTUP_ERROR = 2
 STATUS_OF_CTRL_C = 130
 STATUS_OF_SIGTERM = 143
 
-COMMANDS = ("serve", "check", "dump", "load", "migrate", "re-embed")
+COMMANDS = ("serve", "check", "embed-files", "dump", "load", "migrate", "re-embed")
 
 # What these do needs no model.
 WITHOUT_MODEL = ("dump", "migrate")
@@ -58,6 +60,12 @@ def _run(parsed: argparse.Namespace, settings: Settings) -> int:
             from service.check import check
 
             return check(settings, as_json=parsed.json)
+        case "embed-files":
+            from service.bulk.embed_files import Wanted, embed_files
+
+            wanted = Wanted(**{name: getattr(parsed, name) for name in Wanted.__struct_fields__})
+            embed_files(settings, parsed.input, parsed.output, wanted, ray=parsed.ray)
+            return 0
     from service import store_commands
 
     match parsed.command:
@@ -99,6 +107,28 @@ def _parser() -> argparse.ArgumentParser:
         "check", parents=[settings], help="try the model out, report, and end"
     )
     checking.add_argument("--json", action="store_true", help="report as JSON")
+    embedding = commands.add_parser(
+        "embed-files",
+        parents=[settings],
+        help="write the rows of a file with the embeddings of their texts; goes on where it was "
+        "stopped",
+    )
+    embedding.add_argument("input", type=Path, help="a file of JSON lines, or a Parquet file")
+    embedding.add_argument("output", type=Path, help="the file to write, of the same format")
+    embedding.add_argument("--field", default="text", help="what the rows call their text [text]")
+    embedding.add_argument("--input-type", choices=get_args(InputType))
+    embedding.add_argument("--prompt-name", help="one of the model's prompts; its default one")
+    embedding.add_argument("--dimensions", type=int, help="size of the embeddings; its full size")
+    embedding.add_argument(
+        "--truncate",
+        action="store_true",
+        help="cut texts that are too long, and say in the field `truncated` whether one was",
+    )
+    embedding.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="compute on this Ray cluster, or on a `local` one; its machines share the files",
+    )
     dumping = commands.add_parser(
         "dump", parents=[settings], help="write all memories into a file, as JSON lines"
     )

@@ -24,6 +24,7 @@ ServiceError
     ├── StoreLoadError
     │   └── StoreInUse
     ├── EmbeddingModelMismatch
+    ├── UnusableFile
     └── InvalidSettings
 
 A message says what was expected, what came, and what to do.
@@ -37,11 +38,17 @@ class ServiceError(Exception):
 
 
 class InvalidInput(ServiceError):
-    """The request cannot be answered as it stands; `parameter` names the field at fault."""
+    """The request cannot be answered as it stands.
 
-    def __init__(self, message: str, *, parameter: str | None = None) -> None:
+    `parameter` names the field at fault, and `position` the text, where it is one of several.
+    """
+
+    def __init__(
+        self, message: str, *, parameter: str | None = None, position: int | None = None
+    ) -> None:
         super().__init__(message)
         self.parameter = parameter
+        self.position = position
 
 
 class EmptyInput(InvalidInput):
@@ -150,6 +157,10 @@ class StoreInUse(StoreLoadError):
 
 class EmbeddingModelMismatch(StartupError):
     """A store was filled with the embeddings of another model."""
+
+
+class UnusableFile(StartupError):
+    """A file that a command is given cannot be read, written, or gone on with."""
 
 
 class InvalidSettings(StartupError):

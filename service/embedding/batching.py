@@ -49,6 +49,9 @@ class Plan:
     one_core: Cost
     all_cores: Cost
     borders: tuple[int, ...] = ()  # tokens, ascending
+    repeatable: bool = False
+    """Batches follow from the texts that wait alone, not from when a worker is idle, so that a
+    request that has the queue for itself is computed in the same ones each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,8 @@ class TextQueue(Generic[Text]):
         """
         if not (self._interactive.lengths or self._bulk.lengths):
             return None
+        if self._plan.repeatable:
+            computing = self._plan.workers - 1
         alone = self._plan.workers == 1
         if not alone and not computing and self._sooner_on_all_cores():
             self._preferred = 0

@@ -276,5 +276,7 @@ class Embedder:
             )
         if "" in texts:
             raise EmptyInput(
-                f"text {texts.index('')} is empty; leave it out, or send a text", parameter="input"
+                f"text {texts.index('')} is empty; leave it out, or send a text",
+                parameter="input",
+                position=texts.index(""),
             )

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -41,12 +42,14 @@ async def open_embedder(
     cache_bytes: int = 0,
     on_batch: OnBatch | None = None,
     on_embedded: OnEmbedded | None = None,
+    repeatable: bool = False,
 ) -> AsyncIterator[Embedder]:
     """An embedder of the bundle in this folder; leaving it finishes what was accepted.
 
     `threads` compute at the same time, 0 for each core one. `workers` and `max_batch_tokens` are
     measured where they are 0, unless there is to be no `warm_up`. `on_batch` is told of each batch
-    that is computed, and `on_embedded` of each call of `embed`.
+    that is computed, and `on_embedded` of each call of `embed`. A `repeatable` embedder measures
+    nothing either, and gives a request the same bits each time, as long as it has one at a time.
 
     Raises:
         ModelLoadError: the bundle is missing, damaged, or not for this machine.
@@ -68,9 +71,10 @@ async def open_embedder(
             trial.ids,
             workers=workers,
             max_batch_tokens=max_batch_tokens,
-            measured=warm_up,
+            measured=warm_up and not repeatable,
         )
         plan, warm_up_seconds = await asyncio.to_thread(_timed, choose_plan)
+        plan = replace(plan, repeatable=repeatable)
     if plan.workers == 1:
         model.release_one_core()
     limits = Limits(

@@ -150,7 +150,11 @@ def read_texts(
     tokenized = tokenizer.read(texts, reading, first_index=first_index)
     for index, text_ids in enumerate(tokenized, first_index):
         if not len(text_ids.ids):
-            raise EmptyInput(f"text {index} has nothing that the model reads", parameter="input")
+            raise EmptyInput(
+                f"text {index} has nothing that the model reads",
+                parameter="input",
+                position=index,
+            )
     return tokenized
 
 
@@ -168,6 +172,7 @@ def check_unicode(texts: Sequence[str], *, first_index: int = 0) -> None:
                 f"text {index} is not valid Unicode: at position {error.start} there is half of a "
                 f"surrogate pair (U+{ord(text[error.start]):04X})",
                 parameter="input",
+                position=index,
             ) from None
 
 
@@ -214,6 +219,7 @@ def _too_long(index: int, size: str, limit: int) -> TextTooLong:
         f"text {index} has {size} and the model reads at most {limit:,} tokens; split it, or let "
         "it be truncated",
         parameter="input",
+        position=index,
     )
 
 

@@ -1,4 +1,5 @@
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import count
 
 import numpy as np
@@ -286,3 +287,22 @@ def test_every_text_is_taken_once_in_batches_that_keep_to_the_plan(
     for batch in drain(queue):
         check(batch)
     assert not waiting
+
+
+@given(
+    lengths=st.lists(st.integers(1, 300), min_size=1, max_size=60),
+    idle=st.lists(st.integers(0, 1), min_size=60, max_size=60),
+    workers=st.integers(1, 4),
+)
+def test_a_repeatable_plan_takes_the_same_batches_whoever_is_idle(
+    lengths: list[int], idle: list[int], workers: int
+) -> None:
+    plan = replace(PLAN, repeatable=True, all_cores=PLAN.one_core)
+    first = queue_of(plan, lengths)
+    second = queue_of(replace(plan, workers=workers), lengths)
+    for computing in idle:
+        one, other = first.take(computing), second.take(min(computing, workers - 1))
+        if one is None or other is None:
+            assert one is other
+            break
+        assert [text.length for text in one.texts] == [text.length for text in other.texts]
