@@ -4,6 +4,7 @@ What else can be set is set as OpenTelemetry documents it, by its own variables,
 reads: OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER, OTEL_EXPORTER_OTLP_HEADERS and so on.
 """
 
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ SERVICE = {"service.name": "ai-memory-service", "service.version": __version__}
 
 NANOSECONDS = 1_000_000_000
 
+# How long the end of the service waits for the collector to take the last spans.
+LAST_SPANS_SECONDS = 2.0
+
 
 @contextmanager
 def open_otlp_tracing(endpoint: str) -> Iterator["OtlpTracing"]:
@@ -34,7 +38,11 @@ def open_otlp_tracing(endpoint: str) -> Iterator["OtlpTracing"]:
     try:
         yield OtlpTracing(provider.get_tracer("service", __version__))
     finally:
+        # Without a collector the exporter would go on trying for ten seconds.
+        giving_up = threading.Timer(LAST_SPANS_SECONDS, exporter.shutdown)
+        giving_up.start()
         provider.shutdown()
+        giving_up.cancel()
 
 
 class OtlpTracing:

@@ -8,8 +8,8 @@ from typing import Protocol
 from service.errors import InvalidSettings
 from service.telemetry.running_request import Span
 
-# https://www.w3.org/TR/trace-context/#traceparent-header; a later version may have more behind it.
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-.{2,}")
+# https://www.w3.org/TR/trace-context/#traceparent-header; later versions than 00 may have more.
+_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
 
 
 class Tracing(Protocol):
@@ -22,7 +22,12 @@ class Tracing(Protocol):
 def trace_id_of(traceparent: str) -> str | None:
     """The trace that a header `traceparent` names; None where it is not a valid one."""
     found = _TRACEPARENT.fullmatch(traceparent)
-    return found[1] if found else None
+    if not found:
+        return None
+    version, trace_id, parent_id, more = found.groups()
+    if version == "ff" or (version == "00" and more):
+        return None
+    return trace_id if trace_id.strip("0") and parent_id.strip("0") else None
 
 
 @contextmanager
