@@ -11,7 +11,16 @@ from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
 from litestar.response import Redirect
 
 from service import __version__
-from service.api.access import Access, caller_of, guarded, tenant_of
+from service.api.access import (
+    Access,
+    caller_of,
+    embedder_of,
+    guarded,
+    identify_anyone,
+    identify_by_key,
+    memories_of,
+    tenant_of,
+)
 from service.api.cohere import cohere_embed
 from service.api.embeddings import create_embeddings
 from service.api.health import healthy, info, live, ready
@@ -40,8 +49,7 @@ from service.api.search import recall_context, search_memories
 from service.api.tei import embed, embed_all, embed_or_compare, similarity
 from service.api.tokens import decode, tokenize
 from service.api.transfer import export_memories, import_memories
-from service.embedding.embedder import Embedder
-from service.memory.memories import Memories
+from service.keys import open_key_file
 from service.opening import open_memories
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -60,7 +68,7 @@ async def to_docs() -> Redirect:
 # Each route by what its caller needs.
 ROUTES: dict[Access, list[BaseRouteHandler]] = {
     "nothing": [to_docs, live, ready, healthy],
-    "any key": [list_models, describe_model, info, read_metrics],
+    "any key": [list_models, describe_model, info],
     "embed": [
         create_embeddings,
         embed,
@@ -96,7 +104,7 @@ ROUTES: dict[Access, list[BaseRouteHandler]] = {
         unrelate,
         import_memories,
     ],
-    "admin": [],
+    "admin": [read_metrics],
 }
 
 
@@ -111,22 +119,18 @@ def create_app(settings: Settings) -> Litestar:
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
+        app.state.identify = identify_anyone
+        if settings.api_keys is not None:
+            app.state.identify = identify_by_key(open_key_file(settings.api_keys))
         async with open_memories(settings, metrics) as app.state.memories:
             yield
-
-    def served_memories() -> Memories:
-        memories: Memories = app.state.memories
-        return memories
-
-    def served_embedder() -> Embedder:
-        return served_memories().embedder
 
     app = Litestar(
         list(guarded(ROUTES)),
         lifespan=[tracing, lifespan],
         dependencies={
-            "embedder": Provide(served_embedder, sync_to_thread=False),
-            "memories": Provide(served_memories, sync_to_thread=False),
+            "embedder": Provide(embedder_of, sync_to_thread=False),
+            "memories": Provide(memories_of, sync_to_thread=False),
             "metrics": Provide(lambda: metrics, sync_to_thread=False),
             "caller": Provide(caller_of, sync_to_thread=False),
             "tenant": Provide(tenant_of, sync_to_thread=False),

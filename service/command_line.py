@@ -4,8 +4,9 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import get_args
+from typing import Annotated, get_args
 
 import msgspec
 
@@ -13,6 +14,7 @@ from service import __version__
 from service.bundles import find_or_build_bundle
 from service.embedding.prompts import InputType
 from service.errors import StartupError
+from service.keys import SCOPES, Limits
 from service.settings import SECRETS, Settings, describe, read_settings, variable_of
 from service.telemetry.logs import configure_logs
 
@@ -20,10 +22,12 @@ STATUS_OF_STARTUP_ERROR = 2
 STATUS_OF_CTRL_C = 130
 STATUS_OF_SIGTERM = 143
 
-COMMANDS = ("serve", "check", "embed-files", "dump", "load", "migrate", "re-embed")
+COMMANDS = ("serve", "check", "embed-files", "dump", "load", "migrate", "re-embed", "keys")
 
 # What these do needs no model.
-WITHOUT_MODEL = ("dump", "migrate")
+WITHOUT_MODEL = ("dump", "migrate", "keys")
+
+MAX_TENANT = 256  # as for ids
 
 FLAGS = tuple(name for name in Settings.__struct_fields__ if name not in SECRETS)
 
@@ -35,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     # the builder of the starter model, too, if it is waited for.
     status = 0 if parsed.command == "serve" else STATUS_OF_SIGTERM
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(status))
-    flags = {name: getattr(parsed, name) for name in FLAGS}
+    flags = {name: getattr(parsed, name, None) for name in FLAGS}
     try:
         settings = read_settings(flags)
         configure_logs(settings.log_level, settings.log_format)
@@ -66,6 +70,9 @@ def _run(parsed: argparse.Namespace, settings: Settings) -> int:
             wanted = Wanted(**{name: getattr(parsed, name) for name in Wanted.__struct_fields__})
             embed_files(settings, parsed.input, parsed.output, wanted, ray=parsed.ray)
             return 0
+        case "keys":
+            _change_keys(parsed, settings)
+            return 0
     from service import store_commands
 
     match parsed.command:
@@ -80,6 +87,25 @@ def _run(parsed: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
+def _change_keys(parsed: argparse.Namespace, settings: Settings) -> None:
+    from service import key_commands
+
+    match parsed.change:
+        case "add":
+            key_commands.add_key(
+                settings,
+                tenant=parsed.tenant,
+                scopes=parsed.scope,
+                name=parsed.name,
+                expires_at=parsed.expires,
+                limits=Limits(**{name: getattr(parsed, name) for name in Limits.__struct_fields__}),
+            )
+        case "list":
+            key_commands.list_keys(settings)
+        case "revoke":
+            key_commands.revoke_key(settings, parsed.id)
+
+
 def _with_default_command(arguments: Sequence[str]) -> Sequence[str]:
     if arguments and arguments[0] in (*COMMANDS, "-h", "--help", "--version"):
         return arguments
@@ -87,13 +113,7 @@ def _with_default_command(arguments: Sequence[str]) -> Sequence[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    settings = argparse.ArgumentParser(add_help=False)
-    for name in FLAGS:
-        settings.add_argument(
-            f"--{name.replace('_', '-')}",
-            metavar=name.upper(),
-            help=f"{describe(name)} [{variable_of(name)}]".replace("%", "%%"),
-        )
+    settings = _flags(FLAGS)
     parser = argparse.ArgumentParser(
         "python -m service",
         description="Embed and remember text, over HTTP. A flag is also an environment variable.",
@@ -150,4 +170,64 @@ def _parser() -> argparse.ArgumentParser:
         parents=[settings],
         help="give all memories embeddings of the model that is set; goes on where it was stopped",
     )
+    _add_keys(commands.add_parser("keys", help="say who may do what"))
     return parser
+
+
+def _flags(names: Sequence[str]) -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(add_help=False)
+    for name in names:
+        flags.add_argument(
+            f"--{name.replace('_', '-')}",
+            metavar=name.upper(),
+            help=f"{describe(name)} [{variable_of(name)}]".replace("%", "%%"),
+        )
+    return flags
+
+
+def _add_keys(keys: argparse.ArgumentParser) -> None:
+    settings = _flags(("api_keys", "log_level"))
+    changes = keys.add_subparsers(dest="change", title="commands", required=True)
+    adding = changes.add_parser("add", parents=[settings], help="make a key, and print it")
+    adding.add_argument(
+        "--tenant", required=True, type=_tenant, help="whose memories the key is for"
+    )
+    adding.add_argument(
+        "--scope",
+        required=True,
+        action="append",
+        choices=SCOPES,
+        help="what it allows; may be given several times",
+    )
+    adding.add_argument("--name", default="", help="what it is for, to know it again in lists")
+    adding.add_argument(
+        "--expires", type=_time, metavar="TIME", help="such as 2027-01-31T12:00:00Z"
+    )
+    for name in Limits.__struct_fields__:
+        flag = f"--{name.replace('_', '-')}"
+        adding.add_argument(flag, type=_count, metavar="NUMBER", help="not set: no limit")
+    changes.add_parser("list", parents=[settings], help="what is known of each key")
+    revoking = changes.add_parser("revoke", parents=[settings], help="make a key invalid, at once")
+    revoking.add_argument("id", help="as keys list shows it")
+
+
+def _tenant(text: str) -> str:
+    if not 0 < len(text) <= MAX_TENANT or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"expected 1 to {MAX_TENANT} printable characters")
+    return text
+
+
+def _time(text: str) -> datetime:
+    try:
+        time: datetime = msgspec.convert(text, Annotated[datetime, msgspec.Meta(tz=True)])
+        return time
+    except msgspec.ValidationError:
+        raise argparse.ArgumentTypeError(
+            f"expected a time with its zone, such as 2027-01-31T12:00:00Z, got {text}"
+        ) from None
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
+    return int(text)

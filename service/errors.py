@@ -12,6 +12,8 @@ ServiceError
 │   └── IdempotencyKeyReused
 ├── Unauthorized
 ├── Forbidden
+│   └── MemoryLimitReached
+├── RateLimited
 ├── MemoryNotFound
 ├── RelationNotFound
 ├── Conflict
@@ -96,6 +98,18 @@ class Unauthorized(ServiceError):
 
 class Forbidden(ServiceError):
     """The API key does not allow what the request asks for."""
+
+
+class MemoryLimitReached(Forbidden):
+    """The API key allows no more memories than there are."""
+
+
+class RateLimited(ServiceError):
+    """The API key was used too much; the same request can succeed after `retry_after` seconds."""
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class MemoryNotFound(ServiceError):

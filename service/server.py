@@ -47,7 +47,7 @@ def serve(settings: Settings) -> int:
         StartupError: the service cannot start.
     """
     with (
-        closing(bind(settings.host, settings.port)) as listener,
+        closing(bind_for_callers(settings)) as listener,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
         try:
@@ -76,6 +76,24 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise _cannot_listen(host, port, error) from error
+    return listener
+
+
+def bind_for_callers(settings: Settings) -> socket.socket:
+    """A socket on the address that is set; without API keys only this machine reaches it.
+
+    Raises:
+        InvalidSettings: others would reach it, too; or it cannot be listened on.
+    """
+    listener = bind(settings.host, settings.port)
+    host = listener.getsockname()[0]
+    if settings.api_keys is None and not ipaddress.ip_address(host).is_loopback:
+        listener.close()
+        raise InvalidSettings(
+            f"other machines reach {settings.host}, and without API keys everyone could do "
+            "everything; make a key with python -m service keys add --api-keys FILE, and set "
+            "MEMORY_API_KEYS to that file; or listen on 127.0.0.1"
+        )
     return listener
 
 
@@ -223,10 +241,6 @@ def _leave(status: int) -> None:
 def _log_ready(listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
     name = f"[{host}]" if ":" in host else host
-    if not ipaddress.ip_address(host).is_loopback:
-        logger.warning(
-            "there are no API keys: whoever reaches %s:%d may use the service", name, port
-        )
     logger.info("ready on http://%s:%d (documentation at /docs)", name, port)
 
 

@@ -39,8 +39,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host: Annotated[
         str,
         Meta(
-            description="Address to listen on. Set 0.0.0.0 to be reached from other machines, on a "
-            "network where everyone may use the service: there are no API keys."
+            description="Address to listen on. Set 0.0.0.0 to be reached from other machines, for "
+            "which there must be API keys."
         ),
     ] = "127.0.0.1"
     port: Annotated[
@@ -128,6 +128,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         Meta(ge=1, description="Texts in one request. OpenAI's clients send up to 2,048."),
     ] = 2_048
+    api_keys: Annotated[
+        Path | None,
+        Meta(
+            description="File of the API keys, which `python -m service keys add` makes. Not set: "
+            "everyone on this machine may do everything, and no other machine is served."
+        ),
+    ] = None
     log_level: Annotated[
         LogLevel,
         Meta(description="Least severe events to log. Set warning to log only what needs a look."),

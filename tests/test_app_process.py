@@ -13,6 +13,7 @@ import openai
 import psutil
 import pytest
 
+from service.keys import add_key
 from tests.service_process import (
     DEADLINE_SECONDS,
     ServiceProcess,
@@ -300,6 +301,9 @@ def test_a_port_is_free_again_when_its_service_has_ended(
     ("flags", "complaint"),
     [
         (("--host", "192.0.2.1"), "cannot listen on 192.0.2.1:0"),
+        (("--host", "0.0.0.0"), "other machines reach 0.0.0.0, and without API keys everyone"),
+        (("--host", "::"), "other machines reach ::, and without API keys everyone"),
+        (("--api-keys", "none.json"), "the file of API keys none.json cannot be read"),
         (("--host", "no such host"), "cannot listen on no such host:0"),
         (("--host", "a..b"), "cannot listen on a..b:0 (not a name of a machine)"),
         (("--model", "nowhere"), "expected a bundle in nowhere"),
@@ -315,13 +319,14 @@ def test_what_cannot_start_says_so_in_one_line(
         assert service.log.count("\n") == 1
 
 
-@pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("0.0.0.0", True)])
-def test_being_reachable_from_elsewhere_is_warned_about(
-    prompted_bundle: Path, tmp_path: Path, host: str, warned: bool
+def test_other_machines_are_served_where_there_are_keys(
+    prompted_bundle: Path, tmp_path: Path
 ) -> None:
-    with running_service(tmp_path, "--model", str(prompted_bundle), "--host", host) as service:
+    add_key(tmp_path / "keys.json", tenant="acme", scopes=["embed"])
+    flags = ("--model", str(prompted_bundle), "--host", "0.0.0.0", "--api-keys", "keys.json")
+    with running_service(tmp_path, *flags) as service:
         assert httpx.get(f"{service.url}/health/live").status_code == 200
-        assert ("there are no API keys" in service.log) == warned
+        assert httpx.get(f"{service.url}/info").status_code == 401
 
 
 def test_the_log_has_one_line_for_each_event(service: ServiceProcess) -> None:

@@ -17,6 +17,7 @@ OTHER_VALUES = {
     "max_batch_tokens": ("4096", 4096),
     "max_queued_tokens": ("1000", 1000),
     "max_batch_texts": ("16", 16),
+    "api_keys": ("keys.json", Path("keys.json")),
     "log_level": ("DEBUG", "debug"),
     "log_format": ("JSON", "json"),
     "shutdown_grace_seconds": ("5", 5),

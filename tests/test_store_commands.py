@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import service.api.access
 from service.embedding.onnx_model import Embeddings
 from tests.api.requests import answered, relate, remember, search, serving, supersede
 from tests.neo4j_server import wipe
@@ -98,9 +97,9 @@ def kill_once(process: "subprocess.Popen[bytes]", written: Path, size: int) -> b
 def filled(starter_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store in which two tenants have memories, with a history and relations."""
     path = tmp_path_factory.mktemp("filled") / "memory.db"
-    with pytest.MonkeyPatch.context() as patch, serving(starter_bundle, url_of(path)) as client:
+    with serving(starter_bundle, url_of(path)) as client:
         for tenant in ("default", "other"):
-            patch.setattr(service.api.access, "DEFAULT_TENANT", tenant)
+            client.enter(tenant)
             tea: dict[str, Any] = {"id": "tea", "tags": ["a", "b"], "metadata": {"ü": [1, None]}}
             remember(client, f"Ada drinks tea; {tenant}.", title="Drinks", context="home", **tea)
             remember(client, "Ada has a kettle.\n☕", id="kettle", user_id="ada")

@@ -1,25 +1,31 @@
-"""Who may do what: the caller of a request, and the scope that its route needs."""
+"""Who may do what: the caller of a request, and what its route needs of a caller."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import msgspec
 from litestar.connection import ASGIConnection
+from litestar.datastructures import Headers
 from litestar.di import NamedDependency
 from litestar.handlers import BaseRouteHandler
 from litestar.types import Guard
 from litestar.types import Scope as ASGIScope
 
-from service.errors import Forbidden
-
-Scope = Literal["embed", "read", "write", "admin"]
+from service.api.rate_limits import Allowance, Allowances
+from service.embedding.embedder import Embedder
+from service.errors import Forbidden, Unauthorized
+from service.keys import SCOPES, UNLIMITED, KeyFile, Scope
+from service.memory.memories import Memories
 
 # What a route needs: one of the scopes, any key at all, or nothing.
-Access = Scope | Literal["any key", "nothing"]
+Access = Literal[Scope, "any key", "nothing"]
 
 # The tenant of those who need no key.
 DEFAULT_TENANT = "default"
+
+# How clients write the key: OpenAI's and most others, mem0's, and llama-index's for TEI.
+_SCHEMES = ("bearer", "token", "")
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +34,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str
     scopes: frozenset[Scope]
     key_id: str | None = None
+    allowance: Allowance
 
     def require(self, scope: Scope) -> None:
         """Return if the caller has this scope.
@@ -36,14 +43,65 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
             Forbidden: it has not.
         """
         if scope not in self.scopes:
+            scopes = ", ".join(sorted(self.scopes))
             raise Forbidden(
-                f"expected a key with the scope {scope}, got one with "
-                f"{', '.join(sorted(self.scopes))}; ask whoever runs the service for another key"
+                f"expected a key with the scope {scope}, got one with {scopes}; ask whoever runs "
+                "the service for such a key"
             )
+
+    def acting_for(self, tenant: str | None) -> str:
+        """The tenant that is asked for, or the caller's own.
+
+        Raises:
+            Forbidden: it is another one's, and the caller has not the scope admin.
+        """
+        if tenant is not None and tenant != self.tenant:
+            self.require("admin")
+        return tenant or self.tenant
+
+    @property
+    def name(self) -> str:
+        """Who it is, in the audit log."""
+        return "anyone" if self.key_id is None else f"key {self.key_id}"
+
+
+# What a request's key says of its caller.
+Identify = Callable[[Headers], Caller]
+
+
+def identify_anyone(_: Headers) -> Caller:
+    """The caller where there are no keys: everyone may do everything."""
+    return _ANYONE
+
+
+def identify_by_key(keys: KeyFile) -> Identify:
+    """Finds callers by the keys that they send, and counts their requests."""
+    allowances = Allowances()
+
+    def identify(headers: Headers) -> Caller:
+        key = keys.find(_key_in(headers))
+        if key is None:
+            raise Unauthorized(
+                "the API key is not valid: it is unknown, revoked or expired; ask whoever runs "
+                "the service for another one"
+            )
+        allowance = allowances.of(key)
+        allowance.take_request()
+        return Caller(
+            tenant=key.tenant,
+            scopes=frozenset(key.scopes),
+            key_id=key.id,
+            allowance=allowance,
+        )
+
+    return identify
 
 
 def guarded(routes: Mapping[Access, Iterable[BaseRouteHandler]]) -> Iterator[BaseRouteHandler]:
-    """The routes, each of which refuses a caller that has not what it needs."""
+    """The routes, each of which refuses a caller that has not what it needs.
+
+    How a caller is identified is the application's state `identify`.
+    """
     for access, handlers in routes.items():
         for given in handlers:
             handler = copy(given)
@@ -57,6 +115,18 @@ def caller_of(scope: ASGIScope) -> Caller:
     return caller
 
 
+def memories_of(scope: ASGIScope) -> Memories:
+    """The memories as the caller of this ASGI scope uses them: within the limits of its key."""
+    memories: Memories = scope["litestar_app"].state.memories
+    caller: Caller | None = scope["state"].get("caller")
+    return memories if caller is None else memories.on_account(caller.allowance, by=caller.name)
+
+
+def embedder_of(memories: NamedDependency[Memories]) -> Embedder:
+    """The embedder as the caller of a request uses it."""
+    return memories.embedder
+
+
 def tenant_of(caller: NamedDependency[Caller]) -> str:
     """The only tenant whose memories a request sees."""
     return caller.tenant
@@ -66,10 +136,24 @@ def _guards(access: Access) -> list[Guard]:
     if access == "nothing":
         return []
 
-    def guard(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-        caller = Caller(tenant=DEFAULT_TENANT, scopes=frozenset(get_args(Scope)))
-        connection.scope["state"]["caller"] = caller
+    async def guard(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+        identify: Identify = connection.app.state.identify
+        caller = identify(connection.headers)
         if access != "any key":
             caller.require(access)
+        connection.scope["state"]["caller"] = caller
 
     return [guard]
+
+
+def _key_in(headers: Headers) -> str:
+    if authorization := headers.get("authorization"):
+        scheme, _, key = authorization.rpartition(" ")
+        if scheme.strip().lower() in _SCHEMES:
+            return key
+    if x_api_key := headers.get("x-api-key"):
+        return x_api_key
+    raise Unauthorized("expected an API key, got none; send it as Authorization: Bearer KEY")
+
+
+_ANYONE = Caller(tenant=DEFAULT_TENANT, scopes=frozenset(SCOPES), allowance=Allowance(UNLIMITED))

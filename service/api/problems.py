@@ -28,8 +28,10 @@ from service.errors import (
     InferenceError,
     InvalidFilter,
     InvalidInput,
+    MemoryLimitReached,
     MemoryNotFound,
     Overloaded,
+    RateLimited,
     RelationNotFound,
     ServiceError,
     StoreUnavailable,
@@ -61,6 +63,8 @@ PROBLEMS: dict[type[ServiceError], Problem] = {
     IdempotencyKeyReused: Problem("idempotency_key_reused", 422),
     Unauthorized: Problem("invalid_api_key", 401),
     Forbidden: Problem("forbidden", 403),
+    MemoryLimitReached: Problem("memory_limit_reached", 403),
+    RateLimited: Problem("rate_limited", 429),
     MemoryNotFound: Problem("memory_not_found", 404),
     RelationNotFound: Problem("relation_not_found", 404),
     Conflict: Problem("conflict", 409),
@@ -134,7 +138,7 @@ def answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[
             ClientDisconnected() | InternalServerException(detail="client disconnected prematurely")
         ):
             return Response(b"", status_code=CLIENT_CLOSED_REQUEST)
-        case Overloaded() | StoreUnavailable():
+        case Overloaded() | RateLimited() | StoreUnavailable():
             seconds = max(1, math.ceil(error.retry_after))
             return answer(request, _row(error), str(error), headers={"Retry-After": str(seconds)})
         case Unauthorized():

@@ -2,7 +2,8 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import IO, Annotated, Any
 
 import msgspec
@@ -13,14 +14,25 @@ from litestar.openapi.spec import Example
 from litestar.params import QueryParameter
 from litestar.response import Stream
 
+from service.api.access import Caller
 from service.api.problems import MEMORY_ERRORS, PROBLEMS
-from service.errors import ServiceError
+from service.audit import audit
+from service.errors import RateLimited, ServiceError
 from service.memory.memories import Memories
+from service.memory.model import Embedding, Memory
 from service.memory.transfer import Progress, dump_header, dump_tenant, lines_of, load
 
 JSON_LINES = "application/x-ndjson"
 
 CHUNK_BYTES = 1 << 20
+
+OfTenant = Annotated[
+    str | None,
+    QueryParameter(
+        name="tenant",
+        description="Another tenant than that of the key, which then needs the scope admin, too.",
+    ),
+]
 
 PROGRESS_EXAMPLE = {
     "lines": 1_203,
@@ -73,12 +85,14 @@ class ImportProgress(Progress, kw_only=True):
 )
 async def export_memories(
     memories: NamedDependency[Memories],
-    tenant: NamedDependency[str],
+    caller: NamedDependency[Caller],
+    of_tenant: OfTenant = None,
     embeddings: Annotated[
         bool, QueryParameter(description="With the embeddings, as base64 of little-endian floats.")
     ] = False,
 ) -> Stream:
     """All memories, history included, and their relations, as JSON lines for POST /import."""
+    tenant = caller.acting_for(of_tenant)
     now = memories.clock()
     header = await dump_header(memories.store, now=now)
 
@@ -112,12 +126,14 @@ async def export_memories(
 async def import_memories(
     request: Request[Any, Any, Any],
     memories: NamedDependency[Memories],
-    tenant: NamedDependency[str],
+    caller: NamedDependency[Caller],
+    of_tenant: OfTenant = None,
 ) -> Stream:
     """Write the lines of an export. To go on after an interruption, send them all again.
 
     Embeddings are taken over where they are of the served model, and are made anew otherwise.
     """
+    tenant = caller.acting_for(of_tenant)
     # Few clients read an answer while they still send, so that the body has to wait somewhere.
     body = await asyncio.to_thread(tempfile.TemporaryFile)
     try:
@@ -127,17 +143,20 @@ async def import_memories(
     except BaseException:
         body.close()
         raise
-    return Stream(_load(memories, tenant, body), media_type=JSON_LINES)
+    return Stream(_load(memories, caller, tenant, body), media_type=JSON_LINES)
 
 
-async def _load(memories: Memories, tenant: str, body: IO[bytes]) -> AsyncIterator[bytes]:
+async def _load(
+    memories: Memories, caller: Caller, tenant: str, body: IO[bytes]
+) -> AsyncIterator[bytes]:
     latest = Progress()
     with body:
         progress = load(
             memories.store,
             lines_of(_chunks(body)),
             tenant=tenant,
-            embed=memories.embed_for_load,
+            embed=partial(_embed_in_time, memories),
+            room=memories.room,
         )
         try:
             async for latest in progress:
@@ -147,6 +166,18 @@ async def _load(memories: Memories, tenant: str, body: IO[bytes]) -> AsyncIterat
             yield _line(latest, error=ImportFailure(problem.code, str(error)))
         else:
             yield _line(latest, done=True)
+        finally:
+            written = latest.created + latest.replaced
+            audit("import", by=caller.name, tenant=tenant, what="memories", count=written)
+
+
+async def _embed_in_time(memories: Memories, found: Sequence[Memory]) -> Sequence[Embedding]:
+    # Who sent all at once did not say when it has to be there.
+    while True:
+        try:
+            return await memories.embed_for_load(found)
+        except RateLimited as error:
+            await asyncio.sleep(error.retry_after)
 
 
 async def _chunks(body: IO[bytes]) -> AsyncIterator[bytes]:

@@ -2,11 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, Protocol
 
 from service.embedding.batching import Priority
 from service.embedding.cache import CacheInfo, EmbeddingCache, embed_cached
@@ -29,6 +31,7 @@ from service.errors import (
     DeadlineExceeded,
     EmptyInput,
     InferenceError,
+    Overloaded,
     UnsupportedDimensions,
 )
 
@@ -71,6 +74,20 @@ class EmbeddedTexts:
 
 
 # Called in the context of whoever embeds, before the embeddings are there: it must not raise.
+class Account(Protocol):
+    """Who pays for tokens."""
+
+    def take_tokens(self, tokens: int) -> None:
+        """Pay for tokens that are about to be embedded.
+
+        Raises:
+            RateLimited: that is too much for now.
+        """
+
+    def give_tokens_back(self, tokens: int) -> None:
+        """Take back what was paid for tokens that were not embedded."""
+
+
 OnEmbedded = Callable[[EmbeddedTexts], None]
 
 
@@ -118,7 +135,14 @@ class Embedder:
         self._scheduler = scheduler
         self._tokenization_threads = tokenization_threads
         self._cache = cache
+        self._account: Account | None = None
         self._on_embedded = on_embedded
+
+    def on_account(self, account: Account) -> "Embedder":
+        """This embedder, as one who pays for tokens uses it."""
+        paid = copy(self)
+        paid._account = account
+        return paid
 
     async def embed(
         self,
@@ -148,6 +172,7 @@ class Embedder:
             InvalidInput: a text is not valid Unicode.
             TextTooLong: a text exceeds the limit and `truncate` is false.
             Overloaded: the queue is full.
+            RateLimited: the account has not enough tokens left.
             DeadlineExceeded: they were not embedded in `timeout_seconds`.
             InferenceError: the model failed on one of these texts.
         """
@@ -226,10 +251,11 @@ class Embedder:
         tokenization_seconds = time.perf_counter() - started
         ids = [text.ids for text in tokenized]
         priority = asked or self._priority_of(ids)
-        if self._cache is None:
-            scheduled = await self._scheduler.embed(ids, priority)
-        else:
-            scheduled = await embed_cached(self._cache, self._scheduler, ids, priority)
+        with self._paid(sum(map(len, ids))):
+            if self._cache is None:
+                scheduled = await self._scheduler.embed(ids, priority)
+            else:
+                scheduled = await embed_cached(self._cache, self._scheduler, ids, priority)
         return EmbeddedTexts(
             embeddings=shorten(scheduled.embeddings, dimensions),
             tokens=tuple(map(len, ids)),
@@ -240,6 +266,18 @@ class Embedder:
                 inference=scheduled.inference_seconds,
             ),
         )
+
+    @contextmanager
+    def _paid(self, tokens: int) -> Iterator[None]:
+        if self._account is None:
+            yield
+            return
+        self._account.take_tokens(tokens)
+        try:
+            yield
+        except Overloaded:
+            self._account.give_tokens_back(tokens)
+            raise
 
     def _priority_of(self, texts: Sequence[TokenIds]) -> Priority:
         few_tokens = max(self.limits.max_tokens_per_text, self.limits.max_batch_tokens)

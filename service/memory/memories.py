@@ -1,16 +1,25 @@
 """The use cases of single memories: remember, read, change, supersede and forget."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 
+from service.audit import audit
 from service.embedding.embedder import Embedder
 from service.embedding.manifest import Manifest
 from service.embedding.prompts import document_text, prompt_for_input_type
-from service.errors import Conflict, InvalidInput, MemoryNotFound, RelationNotFound
+from service.errors import (
+    Conflict,
+    InvalidInput,
+    MemoryNotFound,
+    RelationNotFound,
+)
 from service.memory.filters import EVERYTHING, Filter, TextIn
 from service.memory.model import (
     Deleted,
@@ -34,6 +43,7 @@ from service.memory.new_memory import (
     new_relations,
     succeed_memory,
 )
+from service.memory.room import MemoryAccount, room_for
 from service.memory.store import EmbeddingModel, MemoryStore, Order, Position, Selection
 
 # As long as clients repeat a request that they have had no answer to.
@@ -84,6 +94,20 @@ class Memories:
         self.embedder = embedder
         self.relevance_cutoff = relevance_cutoff
         self.clock = clock
+        self._by = "the service"
+        self._max_memories: int | None = None
+        self._arriving: Counter[str] = Counter()
+
+    def on_account(self, account: MemoryAccount, *, by: str) -> "Memories":
+        """These memories, as one uses them who pays for tokens and may have so many.
+
+        `by` is who that is, for the audit log.
+        """
+        limited = copy(self)
+        limited.embedder = self.embedder.on_account(account)
+        limited._max_memories = account.max_memories
+        limited._by = by
+        return limited
 
     async def remember(
         self, tenant: str, given: Sequence[NewMemory], request: RequestKey | None = None
@@ -95,6 +119,7 @@ class Memories:
         Raises:
             InvalidInput: a field, or a text, is not valid; nothing was written.
             IdempotencyKeyReused: the key was used for another request.
+            MemoryLimitReached: there may not be so many memories.
         """
         if request and (kept := await self._kept_results(tenant, request)):
             return [Kept(result) for result in kept], True
@@ -134,6 +159,7 @@ class Memories:
             InvalidInput: a field, or the text, is not valid.
             Conflict: the id of its own is that of a memory that does not supersede this one.
             IdempotencyKeyReused: the key was used for another request.
+            MemoryLimitReached: there may not be one more memory.
         """
         if request and (kept := await self._kept_results(tenant, request)):
             return Kept(kept[0]), True
@@ -222,7 +248,11 @@ class Memories:
 
     async def delete(self, tenant: str, filter_: Filter, *, dry_run: bool = False) -> Deleted:
         """Delete all memories that pass the filter, history included."""
-        return await self.store.delete(tenant, filter_, now=self.clock(), dry_run=dry_run)
+        deleted = await self.store.delete(tenant, filter_, now=self.clock(), dry_run=dry_run)
+        if not dry_run:
+            what = f"memories with {filter_}"
+            audit("delete", by=self._by, tenant=tenant, what=what, count=deleted.memories)
+        return deleted
 
     async def relate(self, tenant: str, given: Sequence[RelateRequest]) -> list[Relation]:
         """Make relations in one transaction; those that are there get the new weights.
@@ -255,6 +285,8 @@ class Memories:
         if not relations:
             of_type = f" of type {relation_type!r}" if relation_type else ""
             raise RelationNotFound(f"there is no relation{of_type} from {source!r} to {target!r}")
+        what = f"relations from {source!r} to {target!r}"
+        audit("delete", by=self._by, tenant=tenant, what=what, count=relations)
         return relations
 
     async def page(
@@ -285,6 +317,17 @@ class Memories:
         embeddings, _ = await self._embed(memories, [True] * len(memories))
         return embeddings
 
+    def room(self, tenant: str, ids: Sequence[str]) -> AbstractAsyncContextManager[None]:
+        """While memories of these ids are written: holds that there are not too many.
+
+        Raises:
+            MemoryLimitReached: when it is entered; the new ones of them would be too many.
+        """
+        selection = self.select(tenant, ever=True)
+        return room_for(
+            ids, selection, self.store, limit=self._max_memories, arriving=self._arriving
+        )
+
     async def purge(self) -> int:
         """Delete what is forgotten by now; how many memories."""
         now = self.clock()
@@ -305,7 +348,8 @@ class Memories:
         receipt = None
         if request:
             receipt = Receipt(key=request.key, fingerprint=request.fingerprint, results=())
-        return await self.store.remember(tenant, drafts, now=now, receipt=receipt)
+        async with self.room(tenant, [draft.memory.id for draft in drafts]):
+            return await self.store.remember(tenant, drafts, now=now, receipt=receipt)
 
     async def _embed(
         self, memories: Sequence[Memory], truncate: Sequence[bool]

@@ -6,6 +6,7 @@ without harm, so that an interrupted load is simply repeated.
 """
 
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import datetime
 
 import msgspec
@@ -54,6 +55,7 @@ Line = Header | TenantLine | MemoryLine | RelationLine
 _DECODER: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
 
 EmbedMemories = Callable[[Sequence[Memory]], Awaitable[Sequence[Embedding]]]
+Room = Callable[[str, Sequence[str]], AbstractAsyncContextManager[None]]
 
 
 class Progress(msgspec.Struct, kw_only=True):
@@ -118,17 +120,20 @@ async def load(
     tenant: str,
     other_tenants: bool = False,
     embed: EmbedMemories,
+    room: Room = lambda *_: nullcontext(),
 ) -> AsyncIterator[Progress]:
     """Write the lines of a dump into a store; gives how far it is now and then, and at the end.
 
     Lines are of `tenant` until the dump names another, if `other_tenants` may be. Embeddings are
     taken over where they are of the store's model, and are made anew otherwise. What is already
-    there stays; a line that was changed since replaces what is older.
+    there stays; a line that was changed since replaces what is older. `room` is entered with the
+    tenant and the ids of memories while they are written, and may refuse them.
 
     Raises:
         InvalidInput: a line is not one of a dump; those before it were written.
     """
-    loading = _Loading(store, tenant, other_tenants, embed, (await store.info()).embedding_model)
+    model = (await store.info()).embedding_model
+    loading = _Loading(store, tenant, other_tenants, embed, room, model)
     try:
         async for line in lines:
             if line.strip() and await loading.take(line):
@@ -150,6 +155,7 @@ class _Loading:
         tenant: str,
         other_tenants: bool,
         embed: EmbedMemories,
+        room: Room,
         model: EmbeddingModel,
     ) -> None:
         self.progress = Progress()
@@ -157,6 +163,7 @@ class _Loading:
         self._other_tenants = other_tenants
         self._tenant = tenant
         self._embed = embed
+        self._room = room
         self._model = model
         self._same_model = False
         self._memories: list[tuple[Memory, Embedding | None]] = []
@@ -192,7 +199,10 @@ class _Loading:
             return
         if memories:
             records = await self._records(memories)
-            for outcome in await self._store.load(self._tenant, records):
+            ids = [record.memory.id for record in records]
+            async with self._room(self._tenant, ids):
+                outcomes = await self._store.load(self._tenant, records)
+            for outcome in outcomes:
                 setattr(self.progress, outcome, getattr(self.progress, outcome) + 1)
         if relations:
             loaded = [_relation_of(line) for line in relations]

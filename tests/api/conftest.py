@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 
-import service.api.access
 from tests.api.requests import Client, serving
 from tests.memory.memories import unique_tenant
 
@@ -19,7 +18,7 @@ def service_on_sqlite(
 
 
 @pytest.fixture
-def http(service_on_sqlite: Client, monkeypatch: pytest.MonkeyPatch) -> Client:
+def http(service_on_sqlite: Client) -> Client:
     """The service as a tenant sees it that has nothing yet."""
-    monkeypatch.setattr(service.api.access, "DEFAULT_TENANT", unique_tenant())
+    service_on_sqlite.enter(unique_tenant())
     return service_on_sqlite

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from httpx import Response
@@ -10,17 +11,35 @@ from litestar import Litestar
 from litestar.testing import TestClient
 
 from service.app import create_app
+from service.keys import SCOPES, Limits, Scope, add_key
 from service.settings import Settings
 
-Client = TestClient[Litestar]
+
+class Client(TestClient[Litestar]):
+    """The whole service, without a socket, as who has a key uses it."""
+
+    def __init__(self, app: Litestar, api_keys: Path) -> None:
+        super().__init__(app, raise_server_exceptions=False)
+        self._api_keys = api_keys
+
+    def enter(self, tenant: str, *scopes: Scope, **limits: int) -> None:
+        """Go on with a new key, which allows everything if no scopes are given."""
+        _, key = add_key(
+            self._api_keys, tenant=tenant, scopes=scopes or SCOPES, limits=Limits(**limits)
+        )
+        self.headers["Authorization"] = f"Bearer {key}"
 
 
 @contextmanager
 def serving(bundle: Path, store: str, **settings: Any) -> Iterator[Client]:
-    """The whole service on a store, without a socket."""
-    app = create_app(Settings(model=bundle, store=store, **settings))
-    with TestClient(app, raise_server_exceptions=False) as client:
-        yield client
+    """The whole service on a store, as the tenant `default` uses it."""
+    with TemporaryDirectory() as folder:
+        api_keys = Path(folder) / "keys.json"
+        add_key(api_keys, tenant="another", scopes=SCOPES)
+        app = create_app(Settings(model=bundle, store=store, api_keys=api_keys, **settings))
+        with Client(app, api_keys) as client:
+            client.enter("default")
+            yield client
 
 
 def remember(client: Client, content: str, **fields: Any) -> Any:

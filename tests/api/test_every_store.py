@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-import service.api.access
 from tests.api.requests import (
     Client,
     answered,
@@ -50,9 +49,9 @@ def service_on_store(
 
 
 @pytest.fixture
-def filled(service_on_store: Client, monkeypatch: pytest.MonkeyPatch) -> Client:
+def filled(service_on_store: Client) -> Client:
     """What Ada and Bob drink, as a tenant of its own."""
-    monkeypatch.setattr(service.api.access, "DEFAULT_TENANT", unique_tenant())
+    service_on_store.enter(unique_tenant())
     ada: dict[str, Any] = {"user_id": "ada", "session_id": "monday", "tags": ["drinks"]}
     tea = {"id": "tea", "valid_from": AT_FIRST, "metadata": {"cups": 2}}
     remember(service_on_store, "Ada drinks tea in the morning.", **tea, **ada, context="home")
@@ -167,13 +166,13 @@ def test_what_there_is_is_counted_and_scopes_are_forgotten(filled: Client) -> No
     assert set(answered(filled.get("/stats")).values()) == {0}
 
 
-def test_an_export_comes_back_as_it_was(filled: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_comes_back_as_it_was(filled: Client) -> None:
     def lines() -> list[str]:
         return filled.get("/export", params={"embeddings": True}).text.splitlines()[1:]
 
     before = lines()
     dump = filled.get("/export", params={"embeddings": True}).content
-    monkeypatch.setattr(service.api.access, "DEFAULT_TENANT", unique_tenant())
+    filled.enter(unique_tenant())
     for outcome in ("created", "unchanged"):
         response = filled.post("/import", content=dump)
         ending = json.loads(response.text.splitlines()[-1])

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-import service.api.access
 from tests.api.requests import (
     Client,
     answered,
@@ -25,14 +24,16 @@ ONE, OTHER = "tea", "milk"
 class Tenants:
     """The service as each of two tenants sees it."""
 
-    def __init__(self, http: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, http: Client) -> None:
         self._http = http
-        self._monkeypatch = monkeypatch
-        self._names = {ONE: unique_tenant(), OTHER: unique_tenant()}
+        self._keys = {}
+        for drink in (ONE, OTHER):
+            http.enter(unique_tenant(), "read", "write")
+            self._keys[drink] = http.headers["Authorization"]
 
     def of(self, drink: str) -> Client:
         """The service of one of them, until the other one is asked for."""
-        self._monkeypatch.setattr(service.api.access, "DEFAULT_TENANT", self._names[drink])
+        self._http.headers["Authorization"] = self._keys[drink]
         return self._http
 
     @contextmanager
@@ -49,9 +50,9 @@ class Tenants:
 
 
 @pytest.fixture
-def tenants(service_on_sqlite: Client, monkeypatch: pytest.MonkeyPatch) -> Tenants:
+def tenants(service_on_sqlite: Client) -> Tenants:
     """Two tenants with the same ids, scopes, tags and relations."""
-    tenants = Tenants(service_on_sqlite, monkeypatch)
+    tenants = Tenants(service_on_sqlite)
     for drink in (ONE, OTHER):
         http = tenants.of(drink)
         scope = {"user_id": "ada", "session_id": "monday", "agent_id": "butler"}

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import service.api.access
 from tests.api.requests import Client, answered, relate, remember, search, serving, supersede
 from tests.memory.memories import unique_tenant
 
@@ -44,11 +43,11 @@ def filled(http: Client) -> Client:
 
 
 @pytest.fixture
-def elsewhere(http: Client, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+def elsewhere(http: Client) -> Callable[[], None]:
     """Makes the service that of a tenant who has nothing."""
 
     def enter() -> None:
-        monkeypatch.setattr(service.api.access, "DEFAULT_TENANT", unique_tenant())
+        http.enter(unique_tenant())
 
     return enter
 
