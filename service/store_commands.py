@@ -7,11 +7,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Never
 
 import msgspec
 import numpy as np
-from tqdm import tqdm
 
 from service.api.access import DEFAULT_TENANT
 from service.embedding.manifest import read_manifest
@@ -22,6 +20,7 @@ from service.memory.model import Embedding, Memory
 from service.memory.store import EmbeddingModel, MemoryStore
 from service.memory.transfer import LINES_AT_ONCE, Progress, dump, lines_of, load
 from service.opening import MODEL_NOT_SET, open_embedder_of, store_address
+from service.progress import show_progress
 from service.settings import Settings
 
 STANDARD_STREAM = Path("-")
@@ -85,7 +84,7 @@ async def _dump(settings: Settings, file: Path, embeddings: bool) -> None:
 async def _write(
     store: MemoryStore, pieces: AsyncIterator[tuple[bytes, int]], descriptor: int
 ) -> None:
-    with _progress("lines", await _count(store)) as progress:
+    with show_progress("lines", await _count(store)) as progress:
         async for piece, lines in pieces:
             await asyncio.to_thread(_write_all, descriptor, piece)
             progress.update(lines)
@@ -135,7 +134,7 @@ async def _re_embed(settings: Settings) -> None:
     ):
         place = await store.start_re_embedding(model)
         memories = Memories(store, embedder, relevance_cutoff=0.0)
-        with _progress("memories", await _count(store, relations=False)) as progress:
+        with show_progress("memories", await _count(store, relations=False)) as progress:
             for tenant in await store.tenants():
                 if place is not None and tenant < place[0]:
                     continue
@@ -176,7 +175,7 @@ async def _nothing_to_embed(memories: Sequence[Memory]) -> Sequence[Embedding]:
 async def _report(loading: AsyncIterator[Progress], total: int | None) -> None:
     latest = Progress()
     try:
-        with _progress("lines", total) as progress:
+        with show_progress("lines", total) as progress:
             async for latest in loading:
                 progress.update(latest.lines - progress.n)
     except InvalidInput as error:
@@ -204,7 +203,3 @@ async def _count(store: MemoryStore, *, relations: bool = True) -> int:
     now = datetime.now(UTC)
     stats = [await store.stats(tenant, now=now) for tenant in await store.tenants()]
     return sum(each.memories + (each.relations if relations else 0) for each in stats)
-
-
-def _progress(unit: str, total: int | None) -> "tqdm[Never]":
-    return tqdm(total=total, unit=f" {unit}", disable=None if sys.stderr.isatty() else True)

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from tqdm import tqdm
 
 from service.bulk.json_lines import JsonLines
 from service.bulk.row_files import PART_ROWS, Columns, Part, RowFile, write_whole
@@ -43,6 +42,7 @@ from service.errors import (
     UnusableFile,
 )
 from service.opening import MODEL_NOT_SET
+from service.progress import show_progress
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ def embed_files(
             from service.bulk.on_ray import embed_on_ray
 
             embedding = embed_on_ray(ray, settings, job, folder, missing)
-        with tqdm(total=rows, initial=there, unit=" rows", disable=None) as progress:
+        with show_progress("rows", rows, done=there) as progress:
             for done in embedding:
                 progress.update(done)
         whole = folder / output.name
