@@ -24,7 +24,10 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
+from urllib.request import urlopen
 
+import msgspec
 import tokenizers
 import uvloop
 from tqdm import tqdm
@@ -34,6 +37,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.bench_engine import EngineProcess  # noqa: E402
 from benchmarks.draw import draw_bars, draw_lines  # noqa: E402
+from benchmarks.http_goals import ENGINE, Results, saturation, verdicts  # noqa: E402
 from benchmarks.http_load import describe, summarise  # noqa: E402
 from benchmarks.http_turns import LOADS, Server, Turns, meet  # noqa: E402
 from benchmarks.machine import save_report  # noqa: E402
@@ -44,8 +48,6 @@ from service.embedding.prompts import default_prompt  # noqa: E402
 
 # The loads that an engine has as well: texts and tokens of a batch.
 ENGINE_SHAPES = {"single": (1, 16), "batches": (32, 128)}
-
-Results = dict[str, dict[str, dict[str, Any]]]  # by part of a load, then by server
 
 
 def measure(
@@ -124,6 +126,7 @@ def main() -> None:
     )
     parser.add_argument("--bundle", action="append", default=[], type=Path, dest="bundles")
     parser.add_argument("--peers", type=Path, metavar="CHECKPOINT", help="start installed peers")
+    parser.add_argument("--only", nargs="+", metavar="PEER", help="of those, these alone")
     parser.add_argument("--url", action="append", default=[], metavar="NAME=URL", dest="urls")
     parser.add_argument(
         "--tokenizer",
@@ -150,7 +153,8 @@ def main() -> None:
         commands = [service(_name(bundle), bundle, store) for bundle in options.bundles]
         ours = len(commands)
         if options.peers:
-            commands += installed_peers(options.peers)
+            peers = installed_peers(options.peers)
+            commands += [peer for peer in peers if peer.name in (options.only or [peer.name])]
         servers = [
             meet(command.name, stack.enter_context(running(command)), texts, prompt, ours=n < ours)
             for n, command in enumerate(tqdm(commands, unit="server", disable=None))
@@ -158,16 +162,23 @@ def main() -> None:
         urls = (url.split("=", 1) for url in options.urls)
         servers += [meet(name, url.rstrip("/"), texts, prompt, ours=False) for name, url in urls]
         engines = [
-            EngineProcess(f"engine of {_name(bundle)}", bundle, os.cpu_count() or 1)
+            EngineProcess(ENGINE + _name(bundle), bundle, os.cpu_count() or 1)
             for bundle in options.bundles
         ]
         for engine in engines:
             stack.callback(engine.close)
+        batch_tokens = _batch_tokens(servers[0]) if servers[0].ours else 0
         results = measure(servers, engines, texts, options.loads, options.rounds, options.seconds)
     ratios = compare(results)
+    reached = verdicts(results, batch_tokens) if servers[0].ours else []
+    saturated = saturation(results)
     print_tables(results, ratios)
+    print()
+    for name, tokens_per_second in saturated.items():
+        print(f"{name} saturates at {tokens_per_second:,.0f} tokens/s of texts that arrive")
     for server in servers:
         print(f"{server.name} reports {server.reported_tokens} tokens for a text of 16")
+    print(*reached, sep="\n")
     if options.save:
         report = {
             "rounds": options.rounds,
@@ -175,6 +186,8 @@ def main() -> None:
             "tokens_reported_of_16": {server.name: server.reported_tokens for server in servers},
             "loads": results,
             "ratios_of_the_first": ratios,
+            "saturation_tokens_per_second": saturated,
+            "goals": [str(verdict) for verdict in reached],
         }
         save_report(options.save, __doc__.splitlines()[0], report)
         draw(results, options.save)
@@ -194,6 +207,14 @@ def draw(results: Results, path: Path) -> None:
     if arriving:
         rate = "texts that arrive, in % of what the first server embeds"
         draw_lines(arriving, rate, "p95 ms", path.with_name(f"{path.stem}-open.svg"))
+
+
+def _batch_tokens(server: Server) -> int:
+    """What the workers of this project's service compute at the same time, each in a batch."""
+    with urlopen(urljoin(server.url, "/info")) as answer:
+        info = msgspec.json.decode(answer.read())
+    tokens: int = info["workers"] * info["limits"]["max_batch_tokens"]
+    return tokens
 
 
 def _ratio(better: dict[str, Any], worse: dict[str, Any], figure: str) -> float | None:

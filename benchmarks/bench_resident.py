@@ -1,58 +1,106 @@
-"""How much memory does the service hold, ready, warm and after many requests of mixed sizes?
+"""How much memory does the service hold, ready, warm and after many requests of random sizes?
 
-    uv run python benchmarks/bench_resident.py BUNDLE --save FILE.json
+    uv run --group bench python benchmarks/bench_resident.py BUNDLE --save FILE.json
 
-Texts have 60 tokens in the median, log-normally distributed, and at most the model's limit; every
-fiftieth request has 32 of them. Eight clients send at once. After a tenth of the requests it counts
-as warm; what it holds then and at the end are medians over a tenth of them.
+Texts have 24 tokens in the median, log-normally distributed, prompt included, up to the 2,048 that
+the model reads; requests have n texts in proportion to n ** -2.5, up to 64. Every 200th request is
+one text of 2,048 tokens, and two of all are 64 such texts. The mean is 112 tokens a request. Eight
+clients send at once.
+
+After a tenth of the requests the service counts as warm; what it holds then and at the end are
+medians over a tenth of them. It fails where that grew by 5 % or more.
 """
 
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import psutil
+import tokenizers
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.draw import draw_series  # noqa: E402
 from benchmarks.machine import save_report  # noqa: E402
+from benchmarks.synthetic_texts import SyntheticTexts  # noqa: E402
+from service.embedding.manifest import read_manifest  # noqa: E402
+from service.embedding.prompts import default_prompt  # noqa: E402
 
 CLIENTS = 8
-MEDIAN_WORDS = 45  # about 60 tokens
-WORDS_LIMIT = 1200  # about 2,000 tokens
-WORDS = ("the", "ferry", "to", "a", "small", "town", "by", "lake", "leaves", "at", "seven", "with")
+MEDIAN_TOKENS, SPREAD = 24, 1.2
+FEWEST_TOKENS, MOST_TOKENS = 12, 2_048
+MOST_TEXTS = 64
+LIMIT = 0.05  # of growth
+SAMPLES = 200  # that are kept of what it held
 
 
-def make_requests(count: int) -> list[bytes]:
-    """Bodies of requests; the same on each run."""
+def make_sizes(count: int) -> list[list[int]]:
+    """The tokens of each text of each request; the same on each run."""
     rng = np.random.default_rng(0)
-    bodies = []
-    for index in range(count):
-        texts = []
-        for _ in range(32 if index % 50 == 49 else 1):
-            words = min(WORDS_LIMIT, max(1, int(rng.lognormal(np.log(MEDIAN_WORDS), 1.0))))
-            texts.append(" ".join(rng.choice(WORDS, words)))
-        bodies.append(json.dumps({"input": texts, "truncate": True}).encode())
-    return bodies
+    possible = np.arange(1.0, MOST_TEXTS + 1)
+    shares = possible**-2.5
+    texts = rng.choice(possible.astype(int), count, p=shares / shares.sum())
+    sizes = []
+    for index, number in enumerate(texts.tolist()):
+        if index % (count // 2) == count // 20:
+            sizes.append([MOST_TOKENS] * MOST_TEXTS)
+        elif index % 200 == 199:
+            sizes.append([MOST_TOKENS])
+        else:
+            drawn = rng.lognormal(np.log(MEDIAN_TOKENS), SPREAD, number).astype(int)
+            sizes.append(drawn.clip(FEWEST_TOKENS, MOST_TOKENS).tolist())
+    return sizes
 
 
-def send(port: int, body: bytes) -> int:
+@contextmanager
+def running(bundle: Path) -> Iterator[tuple[psutil.Process, int]]:
+    """The service over this bundle, and its port, from when it is ready.
+
+    Raises:
+        SystemExit: it ended with an error.
+    """
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MEMORY_")}
+    with tempfile.TemporaryDirectory() as folder:
+        store = ("--store", f"sqlite:///{folder}/memory.db")
+        service = psutil.Popen(
+            [sys.executable, "-m", "service", "--model", bundle.resolve(), "--port", "0", *store],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        try:
+            ready = re.compile(r"ready.*127\.0\.0\.1:(\d+)")
+            yield service, int(next(filter(None, map(ready.search, service.stderr)))[1])
+        finally:
+            service.terminate()
+            service.communicate()
+    if service.returncode:
+        raise SystemExit(f"the service ended with status {service.returncode}")
+
+
+def send(port: int, texts: list[str]) -> int:
     """The number of tokens that were embedded."""
     request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/v1/embeddings", body, {"Content-Type": "application/json"}
+        f"http://127.0.0.1:{port}/v1/embeddings",
+        json.dumps({"input": texts}).encode(),
+        {"Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=600) as response:
+    with urllib.request.urlopen(request, timeout=3600) as response:
         tokens: int = json.load(response)["usage"]["total_tokens"]
     return tokens
 
@@ -61,58 +109,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--requests", type=int, default=20_000)
-    parser.add_argument("--save", type=Path, metavar="FILE.json")
+    parser.add_argument("--save", type=Path, metavar="FILE.json", help="also draws FILE.svg")
     options = parser.parse_args()
 
-    folder = tempfile.TemporaryDirectory()
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MEMORY_")}
+    tokenizer = tokenizers.Tokenizer.from_file(str(options.bundle / "tokenizer.json"))
+    made = SyntheticTexts(tokenizer, default_prompt(read_manifest(options.bundle)))
+    sizes = make_sizes(options.requests)
+    requests = [[made.text(tokens) for tokens in of_request] for of_request in sizes]
+
     started = time.perf_counter()
-    service = subprocess.Popen(
-        [sys.executable, "-u", "-m", "service", "--model", options.bundle.resolve(), "--port", "0"],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment | {"MEMORY_STORE": f"sqlite:///{folder.name}/memory.db"},
-    )
-    assert service.stderr is not None
-    try:
-        port = next(
-            int(line.split("127.0.0.1:")[1].split()[0])
-            for line in service.stderr
-            if "ready" in line
-        )
+    with running(options.bundle) as (service, port), ThreadPoolExecutor(CLIENTS) as clients:
         seconds_to_ready = time.perf_counter() - started
-        process = psutil.Process(service.pid)
-        ready = process.memory_info().rss
-        bodies = make_requests(options.requests)
-        tokens = 0
-        resident = []
-        with ThreadPoolExecutor(CLIENTS) as clients:
-            sent = clients.map(lambda body: send(port, body), bodies)
-            progress = tqdm(sent, total=len(bodies), unit="request", disable=None)
-            for answered in progress:
-                tokens += answered
-                resident.append(process.memory_info().rss)
-        tenth = len(resident) // 10
-        warm, after = median(resident[tenth : 2 * tenth]), median(resident[-tenth:])
-    finally:
-        service.terminate()
-        status = service.wait()
-        folder.cleanup()
+        ready = service.memory_info().rss
+        tokens, resident = 0, []
+        sent = clients.map(lambda texts: send(port, texts), requests)
+        for answered in tqdm(sent, total=len(requests), unit="request", disable=None):
+            tokens += answered
+            resident.append(service.memory_info().rss)
+    tenth = len(resident) // 10
+    warm, after = median(resident[tenth : 2 * tenth]), median(resident[-tenth:])
+    growth = after / warm - 1
     results = {
         "seconds_to_ready": round(seconds_to_ready, 2),
         "ready_mb": round(ready / 1e6),
         "warm_mb": round(warm / 1e6),
         "after_mb": round(after / 1e6),
-        "growth_since_warm": round(after / warm - 1, 4),
+        "growth_since_warm": round(growth, 4),
         "peak_mb": round(max(resident) / 1e6),
         "requests": options.requests,
         "tokens": tokens,
-        "exit_status": status,
     }
     print(json.dumps(results, indent=1))
     if options.save:
-        save_report(options.save, __doc__.splitlines()[0], results)
+        step = max(1, len(resident) // SAMPLES)
+        held = {n: round(resident[n - 1] / 1e6) for n in range(step, len(resident) + 1, step)}
+        save_report(options.save, __doc__.splitlines()[0], results | {"mb_after_requests": held})
+        draw_series({"the service": held}, "requests", "MB", options.save.with_suffix(".svg"))
+    if growth >= LIMIT:
+        raise SystemExit(f"memory grew by {growth:.1%} since the service was warm")
 
 
 if __name__ == "__main__":

@@ -47,3 +47,20 @@ def draw_lines(
     axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     drawing.tight_layout()
     drawing.savefig(path, metadata={"Date": None})
+
+
+def draw_series(
+    results: Mapping[str, Mapping[float, float]], x_label: str, y_label: str, path: Path
+) -> None:
+    """One line for each name, both axes linear and from zero on; an SVG file."""
+    drawing, axes = plt.subplots(figsize=(9, 3))
+    for name, points in results.items():
+        axes.plot(list(points), list(points.values()), label=name)
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize="small", loc="lower right")
+    drawing.tight_layout()
+    drawing.savefig(path, metadata={"Date": None})

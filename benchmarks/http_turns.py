@@ -34,7 +34,7 @@ LOADS = {
     "texts of mixed length at once; a server of others gets these in requests of 32 texts, which "
     "all of them take, four at a time",
 }
-OPEN_SHARES = (0.25, 0.5, 0.75, 0.9)
+OPEN_SHARES = (0.25, 0.5, 0.75, 0.9, 1.1)  # the last saturates the first server
 SINGLES_PER_SECOND = 5
 BULK_TEXTS, BULK_TEXTS_OF_OTHERS, BULK_CLIENTS_OF_OTHERS = 2048, 32, 4
 BULK_TURNS = 3  # 99 in 100 of the rare singles are to be seen
