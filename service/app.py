@@ -8,6 +8,7 @@ from litestar.di import Provide
 from litestar.handlers import BaseRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
+from litestar.openapi.spec import Server
 from litestar.response import Redirect
 
 from service import __version__
@@ -38,6 +39,7 @@ from service.api.models import describe_model, list_models
 from service.api.observed_requests import ObservedRequests
 from service.api.problems import answer_error
 from service.api.relations import relate, related, unrelate
+from service.api.root_path import behind_root_path
 from service.api.scopes import (
     forget_session,
     forget_user,
@@ -143,11 +145,12 @@ def create_app(settings: Settings) -> Litestar:
             description="Embeds text with one model, and remembers it: by meaning, by words, by "
             "relations and by time.",
             path="/docs",
+            servers=[Server(url=settings.root_path or "/")],
             render_plugins=[SwaggerRenderPlugin(path="/"), JsonRenderPlugin()],
             use_handler_docstrings=True,
         ),
         logging_config=None,
     )
     observed = ObservedRequests(app.asgi_handler, metrics)
-    app.asgi_handler = observed
+    app.asgi_handler = behind_root_path(settings.root_path, observed)
     return app

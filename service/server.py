@@ -16,16 +16,18 @@ from granian.constants import HTTPModes, Interfaces
 from granian.log import LogLevels
 from granian.net import SocketHolder  # type: ignore[attr-defined]
 from granian.server.embed import Server
+from granian.utils.proxies import wrap_asgi_with_proxy_headers
 
 from service.app import MAX_BODY_BYTES, create_app
 from service.errors import InvalidSettings, StartupError
-from service.settings import Settings
+from service.settings import Networks, Settings
 
 logger = logging.getLogger(__name__)
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Application = Callable[..., Coroutine[Any, Any, None]]
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -104,7 +106,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
     app = create_app(settings)
     async with app.lifespan():
         counted = CountedRequests(app)
-        server = _EmbeddedServer(counted, listener)
+        server = _EmbeddedServer(_behind(settings.trusted_proxies, counted), listener)
         stopping = asyncio.Event()
         for signum in STOP_SIGNALS:
             loop.add_signal_handler(signum, stopping.set)
@@ -142,7 +144,7 @@ async def _run(
 class CountedRequests:
     """An ASGI application that knows how many requests it is answering."""
 
-    def __init__(self, app: Callable[..., Coroutine[Any, Any, None]]) -> None:
+    def __init__(self, app: Application) -> None:
         self._app = app
         self._requests: set[asyncio.Task[None]] = set()
 
@@ -205,7 +207,7 @@ class _EmbeddedServer(Server):
     half of the connections. Its own lifespan turns an error into a log entry with a traceback.
     """
 
-    def __init__(self, app: CountedRequests, listener: socket.socket) -> None:
+    def __init__(self, app: Application, listener: socket.socket) -> None:
         super().__init__(
             app,
             interface=Interfaces.ASGINL,
@@ -223,6 +225,14 @@ class _EmbeddedServer(Server):
         backlog = (MAX_CONNECTIONS,) if sys.platform == "linux" else ()
         # What granian does when it hands a socket to a worker; its type stubs leave it out.
         self._shd = SocketHolder(fd, False, *backlog)  # type: ignore[assignment,call-arg]
+
+
+def _behind(proxies: Networks, app: Application) -> Application:
+    """The application, told by these proxies who their clients are."""
+    if not proxies:
+        return app
+    wrapped: Application = wrap_asgi_with_proxy_headers(app, str(proxies))
+    return wrapped
 
 
 def _startup_error_in(group: ExceptionGroup[Exception]) -> StartupError | None:

@@ -3,6 +3,7 @@
 import difflib
 import os
 from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
@@ -30,6 +31,13 @@ STANDARD_FIELDS = (
 SECRETS = ("neo4j_password",)
 
 
+class Networks(tuple[IPv4Network | IPv6Network, ...]):
+    """Networks, and addresses as networks of one, as they are set: separated by commas."""
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self))
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be set, each as MEMORY_<NAME> or as a flag of the same name.
 
@@ -47,6 +55,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         Meta(ge=0, le=65_535, description="Port to listen on; 0 takes a free one and logs it."),
     ] = 8080
+    root_path: Annotated[
+        str,
+        Meta(
+            pattern=r"^(/[\w.~-]+)+$",
+            examples=["/memory"],
+            description="Where a proxy has the routes, such as /memory where it serves "
+            "https://example.com/memory/info. Set it behind such a proxy, whether that takes the "
+            "path off or not.",
+        ),
+    ] = ""
+    trusted_proxies: Annotated[
+        Networks,
+        Meta(
+            examples=["10.0.0.0/8,127.0.0.1"],
+            description="Addresses and networks of proxies, separated by commas. Set it behind "
+            "one: the log then names its clients, whom it tells in X-Forwarded-For, which "
+            "everyone else could invent.",
+        ),
+    ] = Networks()
     model: Annotated[
         Path | None,
         Meta(
@@ -227,7 +254,7 @@ def _convert(name: str, spelling: str, value: str) -> Any:
     choices = _choices(name)
     text = value.lower() if choices else value
     try:
-        return msgspec.convert(text, _HINTS[name], strict=False, dec_hook=_decode_path)
+        return msgspec.convert(text, _HINTS[name], strict=False, dec_hook=_decode)
     except msgspec.ValidationError:
         raise InvalidSettings(f"{spelling}={value}: expected {_expected(name)}") from None
 
@@ -237,12 +264,16 @@ def _expected(name: str) -> str:
         return f"one of {', '.join(choices)}"
     if name == "warm_up":
         return "true or false"
+    if examples := _meta(name).examples:
+        return f"something such as {examples[0]}"
     return ("a number" if name == "relevance_cutoff" else "a whole number") + _range(name)
 
 
-def _decode_path(wanted: type, value: str) -> Path:
+def _decode(wanted: type, value: str) -> Path | Networks:
     if wanted is Path:
         return Path(value)
+    if wanted is Networks:
+        return Networks(ip_network(network.strip()) for network in value.split(","))
     raise NotImplementedError(wanted)
 
 

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -70,6 +71,14 @@ def running_service(folder: Path, *arguments: str) -> Iterator[ServiceProcess]:
     finally:
         service.process.kill()
         service.process.wait()
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
 
 
 def clean_environment() -> dict[str, str]:

@@ -329,6 +329,11 @@ def test_other_machines_are_served_where_there_are_keys(
         assert httpx.get(f"{service.url}/info").status_code == 401
 
 
+def test_only_trusted_proxies_say_who_their_clients_are(service: ServiceProcess) -> None:
+    httpx.get(f"{service.url}/nowhere", headers={"X-Forwarded-For": "203.0.113.9"})
+    service.wait_for(r"path=/nowhere .*client=127\.0\.0\.1")
+
+
 def test_the_log_has_one_line_for_each_event(service: ServiceProcess) -> None:
     for line in service.log.splitlines():
         assert line[:4].isdigit(), line

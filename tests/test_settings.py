@@ -1,3 +1,4 @@
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,11 @@ from service.settings import SECRETS, Settings, describe, variable_of
 OTHER_VALUES = {
     "host": ("0.0.0.0", "0.0.0.0"),
     "port": ("9000", 9000),
+    "root_path": ("/memory", "/memory"),
+    "trusted_proxies": (
+        "10.0.0.0/8, ::1",
+        (ip_network("10.0.0.0/8"), ip_network("::1")),
+    ),
     "model": ("models/other", Path("models/other")),
     "precision": ("int8-block", "int8-block"),
     "threads": ("3", 3),
@@ -97,6 +103,8 @@ def test_an_unknown_variable_is_refused_with_the_nearest_name(variable: str, mea
         ("MEMORY_RELEVANCE_CUTOFF", "1.5", "a number from -1 to 1"),
         ("MEMORY_CACHE_BYTES", "1GB", "a whole number of at least 0"),
         ("MEMORY_WARM_UP", "maybe", "true or false"),
+        ("MEMORY_ROOT_PATH", "memory/", "something such as /memory"),
+        ("MEMORY_TRUSTED_PROXIES", "nginx", "something such as 10.0.0.0/8,127.0.0.1"),
         ("MEMORY_LOG_LEVEL", "loud", "one of debug, info, warning, error"),
         ("MEMORY_LOG_FORMAT", "xml", "one of text, json"),
         ("MEMORY_PRECISION", "fp8", "one of fp32, int8, int8-block, fp16, bf16"),
