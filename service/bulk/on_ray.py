@@ -12,7 +12,7 @@ import service
 from service.bulk.embed_files import Job, embed_part, open_repeatable_embedder, open_row_file
 from service.bulk.row_files import Part
 from service.embedding.cores import usable_cores
-from service.errors import InvalidSettings, StartupError, UnusableFile
+from service.errors import InvalidSettings, ServiceError, UnusableFile
 from service.settings import Settings
 
 try:
@@ -74,7 +74,8 @@ class _PartEmbedder:
         self._folder = folder
         self._file = open_row_file(Path(job.input))
         self._runner = asyncio.Runner()
-        opening = AsyncExitStack().enter_async_context(open_repeatable_embedder(settings))
+        self._opened = AsyncExitStack()
+        opening = self._opened.enter_async_context(open_repeatable_embedder(settings))
         self._embedder = self._runner.run(opening)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
@@ -82,6 +83,6 @@ class _PartEmbedder:
         error = ""
         try:
             self._runner.run(embed_part(self._job, self._file, part, self._folder, self._embedder))
-        except StartupError as refusal:
+        except ServiceError as refusal:
             error = str(refusal)
         return {"rows": [part.rows], "error": [error]}
