@@ -122,6 +122,7 @@ def problem_spec(description: str) -> ResponseSpec:
 
 
 MEMORY_ERRORS = {
+    400: problem_spec("The request cannot be read: not JSON, or a parameter of another type."),
     404: problem_spec("There is no such memory."),
     409: problem_spec("What is kept already stands against it; nothing was written."),
     422: problem_spec("The request is not valid; `detail` names the place. Nothing was written."),

@@ -118,17 +118,25 @@ SIMILARITY_EXAMPLE = Example(
         }
     }
 )
+EMBEDDING_EXAMPLE = Example(value=[[0.0213, -0.0457, 0.0108]])
+COMPARISON_EXAMPLE = Example(value=[0.7311, 0.2954])
 EMBEDDED = ResponseSpec(
     list[list[float]],
     generate_examples=False,
     description="One embedding for each text, in order.",
-    examples=[Example(value=[[0.0213, -0.0457, 0.0108]])],
+    examples=[EMBEDDING_EXAMPLE],
 )
 COMPARED = ResponseSpec(
     list[float],
     generate_examples=False,
     description="The similarity of each sentence to the source, in order.",
-    examples=[Example(value=[0.7311, 0.2954])],
+    examples=[COMPARISON_EXAMPLE],
+)
+EMBEDDED_OR_COMPARED = ResponseSpec(
+    list[list[float] | float],
+    generate_examples=False,
+    description="An embedding for each text, or a similarity for each sentence, in order.",
+    examples=[EMBEDDING_EXAMPLE, COMPARISON_EXAMPLE],
 )
 
 
@@ -189,7 +197,7 @@ async def similarity(
     summary="Embed or compare texts",
     tags=["text-embeddings-inference"],
     operation_id="embedOrCompare",
-    responses={200: EMBEDDED, **TEI_ERRORS},
+    responses={200: EMBEDDED_OR_COMPARED, **TEI_ERRORS},
 )
 async def embed_or_compare(
     request: Request[Any, Any, Any],

@@ -1,0 +1,71 @@
+"""Does the service answer every request as its OpenAPI document says, however odd it is?
+
+    uv run python benchmarks/bench_fuzz.py BUNDLE --cases 100000 --save FILE.json
+
+A service of its own on a loopback address is sent made-up requests (tests/fuzzing.py says which)
+until there were so many. Its exit status is 1 if an answer was wrong, or the service did not end
+as it should, and then the requests are printed.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.machine import save_report  # noqa: E402
+from tests.fuzzing import Phase, fuzz  # noqa: E402
+from tests.service_process import running_service  # noqa: E402
+
+EXAMPLES = 100  # for each operation with each seed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--cases", type=int, default=100_000)
+    parser.add_argument("--save", type=Path, metavar="FILE.json")
+    options = parser.parse_args()
+
+    started = time.perf_counter()
+    cases = seeds = 0
+    failures = ""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with (
+            running_service(folder, "--model", str(options.bundle.resolve())) as service,
+            tqdm(total=options.cases, unit="case", disable=None) as progress,
+        ):
+            while cases < options.cases and not failures:
+                seeds += 1
+                phases: list[Phase] = ["fuzzing", "stateful"]
+                if seeds == 1:  # another seed covers the same
+                    phases.append("coverage")
+                fuzzed = fuzz(service.url, folder, phases, examples=EXAMPLES, seed=seeds)
+                cases += fuzzed.cases
+                failures = fuzzed.failures
+                progress.update(fuzzed.cases)
+            status = service.end()
+            tracebacks = service.log.count("Traceback")
+    results = {
+        "cases": cases,
+        "seeds": seeds,
+        "seconds": round(time.perf_counter() - started),
+        "wrong_answers": bool(failures),
+        "tracebacks": tracebacks,
+        "exit_status": status,
+    }
+    print(failures + json.dumps(results, indent=1))
+    if options.save:
+        save_report(options.save, __doc__.splitlines()[0], results)
+    return int(bool(failures) or tracebacks > 0 or status != 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

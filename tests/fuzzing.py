@@ -1,0 +1,82 @@
+"""Requests that schemathesis makes up from the OpenAPI document, sent to a running service.
+
+They are valid and invalid ones, alone and in sequences where one uses what another has made. An
+answer is wrong if it is an error of the server, or is not what the document says.
+"""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from tests.service_process import clean_environment
+
+Phase = Literal["examples", "coverage", "fuzzing", "stateful"]
+
+# 504 is what a request gets that gives itself a millisecond.
+CONFIGURATION = """
+[checks.not_a_server_error]
+expected-statuses = ["2xx", "3xx", "4xx", "504"]
+"""
+
+# That valid requests are accepted is none of them: a schema cannot say which models there are.
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+    "use_after_free",
+)
+
+
+class Fuzzed(NamedTuple):
+    """How many requests were made up, and what was wrong with their answers, in words."""
+
+    cases: int
+    untested: int  # operations
+    failures: str
+
+
+class _Cases(msgspec.Struct):
+    generated: int
+
+
+class _Operations(msgspec.Struct):
+    total: int
+    tested: int
+
+
+class _Report(msgspec.Struct):
+    test_cases: _Cases
+    operations: _Operations
+    complete: bool
+
+
+def fuzz(url: str, folder: Path, phases: Sequence[Phase], *, examples: int, seed: int) -> Fuzzed:
+    """Send requests to every operation, at most so many examples to each in a phase.
+
+    Coverage sends a request for each way in which one can be on the border of its schema, whatever
+    the number of examples.
+    """
+    configuration, report = folder / "schemathesis.toml", folder / "report.json"
+    configuration.write_text(CONFIGURATION)
+    command = [
+        *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(configuration)),
+        *("run", f"{url}/docs/openapi.json", "--checks", ",".join(CHECKS)),
+        *("--phases", ",".join(phases), "--max-examples", str(examples), "--seed", str(seed)),
+        *("--request-timeout", "60", "--report", "json", "--report-json-path", str(report)),
+    ]
+    done = subprocess.run(
+        command, cwd=folder, env=clean_environment(), capture_output=True, text=True, check=False
+    )
+    found = msgspec.json.decode(report.read_bytes(), type=_Report)
+    assert found.complete, done.stdout
+    return Fuzzed(
+        cases=found.test_cases.generated,
+        untested=found.operations.total - found.operations.tested,
+        failures=done.stdout if done.returncode else "",
+    )
