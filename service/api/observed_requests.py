@@ -4,7 +4,6 @@ import logging
 import re
 import time
 import uuid
-from functools import lru_cache
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
@@ -127,10 +126,4 @@ class _Answer:
 
 def _method_and_route(scope: HTTPScope) -> tuple[str, str]:
     template = scope.get("path_template")
-    return (scope["method"], _without_types(template)) if template else UNMATCHED
-
-
-@lru_cache(1_024)
-def _without_types(template: str) -> str:
-    """As the documentation writes it: `/memories/{id}` of `/memories/{id:str}`."""
-    return re.sub(r":\w+}", "}", template)
+    return (scope["method"], template) if template else UNMATCHED

@@ -153,7 +153,9 @@ def answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[
             detail = _describe(request, error)
             return answer(request, problem, detail, headers=error.headers)
         case _:
-            logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+            # By its route, as in the line that each request has: a path can name users.
+            route = request.scope.get("path_template")
+            logger.error("%s %s failed", request.method, route, exc_info=error)
             problem = Problem("internal_error", 500)
             return answer(request, problem, "the service failed; its log says why")
 

@@ -21,6 +21,7 @@ from service.errors import RateLimited, ServiceError
 from service.memory.memories import Memories
 from service.memory.model import Embedding, Memory
 from service.memory.transfer import Progress, dump_header, dump_tenant, lines_of, load
+from service.telemetry.running_request import note_problem
 
 JSON_LINES = "application/x-ndjson"
 
@@ -163,6 +164,7 @@ async def _load(
                 yield _line(latest)
         except ServiceError as error:
             problem = PROBLEMS[type(error)]
+            note_problem(problem.code)
             yield _line(latest, error=ImportFailure(problem.code, str(error)))
         else:
             yield _line(latest, done=True)

@@ -11,7 +11,7 @@ from litestar.di import Provide
 from litestar.testing import TestClient
 
 import service
-from service.api.health import live, ready
+from service.api.health import healthy, live, ready
 from service.app import create_app
 from service.embedding.cores import usable_cores
 from service.embedding.manifest import read_manifest
@@ -36,6 +36,11 @@ def test_a_model_that_embeds_is_ready(client: Client) -> None:
     assert (response.status_code, response.json()) == (200, {"ready": True})
 
 
+def test_other_servers_clients_get_no_body_where_it_is_ready(client: Client) -> None:
+    response = client.get("/health")
+    assert (response.status_code, response.content) == (200, b"")
+
+
 def test_a_model_that_fails_is_not_ready_but_live(starter_bundle: Path, tmp_path: Path) -> None:
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
@@ -47,7 +52,7 @@ def test_a_model_that_fails_is_not_ready_but_live(starter_bundle: Path, tmp_path
             yield
 
     app = Litestar(
-        [live, ready],
+        [live, ready, healthy],
         lifespan=[lifespan],
         dependencies={"memories": Provide(lambda: app.state.memories, sync_to_thread=False)},
         logging_config=None,
@@ -58,6 +63,7 @@ def test_a_model_that_fails_is_not_ready_but_live(starter_bundle: Path, tmp_path
         assert response.headers["content-type"] == "application/problem+json"
         assert response.json()["code"] == "not_ready"
         assert "the model failed" in response.json()["detail"]
+        assert client.get("/health").status_code == 503
         assert client.get("/health/live").status_code == 200
 
 

@@ -144,6 +144,20 @@ def test_refusals_are_counted_by_code(client: Client) -> None:
     }
 
 
+def test_an_import_that_breaks_off_is_counted_though_it_had_begun_to_be_answered(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = scrape(client)
+    with caplog.at_level(logging.INFO):
+        response = client.post("/import", content=b"no dump\n")
+    assert response.status_code == 200
+    after = scrape(client)
+    name, code = "memory_problems_total", "invalid_input"
+    assert json.loads(response.text.splitlines()[-1])["error"]["code"] == code
+    assert after.total(name, code=code) - before.total(name, code=code) == 1
+    assert lines_of(caplog)[-1].fields["problem"] == code  # type: ignore[attr-defined]
+
+
 def test_what_the_store_does_is_counted_by_operation(client: Client) -> None:
     before = scrape(client)
     remember(client, "Ada drinks water.")
