@@ -1,5 +1,6 @@
 """POST /v1/embeddings, as OpenAI defines it, with a choice of prompt and of truncation."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
@@ -27,9 +28,9 @@ from service.embedding.embedder import INTERACTIVE_TEXTS, EmbeddedTexts, Embedde
 from service.embedding.manifest import Manifest
 from service.embedding.prompts import (
     InputType,
-    default_prompt,
     prompt_for_input_type,
     prompt_for_name,
+    prompt_for_texts,
 )
 from service.errors import InvalidInput
 
@@ -166,15 +167,17 @@ async def create_embeddings(
     """Embed one text or a list of texts.
 
     A text is embedded behind a prompt, which `input_type`, `prompt_name` or the suffix of `model`
-    chooses; without any of them it is the model's default (see `/info`). The answer names in
+    chooses; without any of them it is the model's default (see `/info`), or none where each text
+    begins with one of the model's prompts. The answer names in
     `truncated` the texts that were cut, where `truncate` allowed it and any was, and in its header
     `Server-Timing` where the time went, in milliseconds, and how many tokens were read.
     """
+    texts = texts_of(data.input, parameter="input")
     embedded = await unless_disconnected(
         request,
         embedder.embed(
-            texts_of(data.input, parameter="input"),
-            prompt=choose_prompt(embedder.manifest, data),
+            texts,
+            prompt=choose_prompt(embedder.manifest, data, texts),
             dimensions=data.dimensions,
             truncate=bool(data.truncate),
             priority=data.priority,
@@ -189,8 +192,8 @@ async def create_embeddings(
     )
 
 
-def choose_prompt(manifest: Manifest, request: EmbeddingsRequest) -> str:
-    """The prompt that a request asks for in one of three ways, or the model's default.
+def choose_prompt(manifest: Manifest, request: EmbeddingsRequest, texts: Sequence[str]) -> str:
+    """The prompt that a request asks for in one of three ways, or else the one for its texts.
 
     Raises:
         UnknownModel: another model is asked for.
@@ -211,7 +214,7 @@ def choose_prompt(manifest: Manifest, request: EmbeddingsRequest) -> str:
             f"{' and '.join(asked)} ask for different prompts; send one of them",
             parameter="prompt_name" if request.prompt_name is not None else "input_type",
         )
-    return next(iter(asked.values()), default_prompt(manifest))
+    return next(iter(asked.values()), prompt_for_texts(manifest, texts))
 
 
 def encode(

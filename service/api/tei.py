@@ -25,7 +25,7 @@ from service.api.json_body import StrictJson
 from service.api.problems import TEI_ERRORS
 from service.embedding.embedder import EmbeddedTexts, Embedder
 from service.embedding.manifest import Manifest
-from service.embedding.prompts import default_prompt, prompt_for_name, prompt_for_task
+from service.embedding.prompts import prompt_for_name, prompt_for_task, prompt_for_texts
 from service.embedding.tokenization import Side
 from service.errors import EmptyInput, InvalidInput
 
@@ -158,6 +158,8 @@ async def embed(
 ) -> Response[bytes]:
     """Embed one text or a list of texts, behind the model's default prompt unless one is named.
 
+    Nothing is put in front of texts that all begin with one of the model's prompts already.
+
     The headers `X-Total-Time`, `X-Tokenization-Time`, `X-Queue-Time` and `X-Inference-Time` have
     milliseconds, `X-Compute-Tokens` and `X-Compute-Characters` what was read.
     """
@@ -241,7 +243,9 @@ async def _embed(
     texts = texts_of(inputs, parameter="inputs")
     work = embedder.embed(
         texts,
-        prompt=_prompt(embedder.manifest, choices, unnamed=default_prompt(embedder.manifest)),
+        prompt=_prompt(
+            embedder.manifest, choices, unnamed=prompt_for_texts(embedder.manifest, texts)
+        ),
         dimensions=choices.dimensions,
         truncate=_truncate(choices),
         keep=_side_to_keep(choices),

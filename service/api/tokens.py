@@ -15,7 +15,7 @@ from msgspec import Meta
 from service.api.json_body import StrictJson
 from service.api.problems import TEI_ERRORS
 from service.embedding.embedder import Embedder
-from service.embedding.prompts import default_prompt, prompt_for_name
+from service.embedding.prompts import prompt_for_name, prompt_for_texts
 from service.embedding.tokenization import Token
 from service.errors import EmptyInput, InvalidInput
 
@@ -89,7 +89,7 @@ async def tokenize(
     if not texts:
         raise EmptyInput("expected at least one text, got an empty list", parameter="inputs")
     prompt = (
-        default_prompt(embedder.manifest)
+        prompt_for_texts(embedder.manifest, texts)
         if data.prompt_name is None
         else prompt_for_name(embedder.manifest, data.prompt_name)
     )

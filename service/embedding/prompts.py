@@ -1,5 +1,6 @@
 """The instruction that a model was trained to read before a text."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from service.embedding.manifest import Manifest
@@ -48,8 +49,18 @@ def prompt_for_task(manifest: Manifest, task: Task) -> str:
 
 
 def default_prompt(manifest: Manifest) -> str:
-    """The prompt for a request that names neither an input type nor a prompt."""
+    """The prompt that the model reads where nothing says which."""
     return manifest.prompts[manifest.default_prompt] if manifest.default_prompt else ""
+
+
+def prompt_for_texts(manifest: Manifest, texts: Sequence[str]) -> str:
+    """The prompt for a request that asks for none: the default, or none where all texts bring one.
+
+    Users of servers that know no prompts put the model's in front themselves, and an embedding
+    behind two of them is silently worse.
+    """
+    prompts = tuple(filter(None, manifest.prompts.values()))
+    return "" if all(text.startswith(prompts) for text in texts) else default_prompt(manifest)
 
 
 def document_text(manifest: Manifest, title: str | None, content: str) -> str:

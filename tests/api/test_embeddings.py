@@ -111,6 +111,12 @@ def test_every_way_to_choose_a_prompt_gives_the_same_embedding(client: Client) -
     assert queries[0] @ documents[0] < 0.99
 
 
+def test_a_prompt_that_a_client_puts_in_front_itself_is_not_doubled(client: Client) -> None:
+    (own,) = embedded(client, input=["find: red planet"])["data"]
+    (asked,) = embedded(client, input=["red planet"], input_type="query")["data"]
+    assert own == asked
+
+
 def test_a_named_prompt_is_the_models(client: Client) -> None:
     named = vector(client, input="red planet", prompt_name="clustering")
     assert named @ vector(client, input="red planet") < 0.99

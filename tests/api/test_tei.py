@@ -46,6 +46,11 @@ def test_embeddings_are_those_of_openais_route(
     assert (found == openai_vectors(client, texts, **prompt)).all()
 
 
+def test_a_prompt_that_a_client_puts_in_front_itself_is_not_doubled(client: Client) -> None:
+    own = embed(client, "find: red planet").json()
+    assert own == embed(client, "red planet", prompt_name="search").json()
+
+
 def test_a_single_text_is_a_list_of_one(client: Client) -> None:
     assert vectors(embed(client, "one")).shape == (1, 384)
 

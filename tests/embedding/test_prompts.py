@@ -9,6 +9,7 @@ from service.embedding.prompts import (
     prompt_for_input_type,
     prompt_for_name,
     prompt_for_task,
+    prompt_for_texts,
 )
 from service.errors import UnknownPrompt
 
@@ -49,6 +50,12 @@ def test_without_a_choice_the_default_of_the_manifest_is_taken(prompted: Manifes
     assert default_prompt(prompted) == "text: "
 
 
+def test_texts_that_bring_a_prompt_get_no_second_one(prompted: Manifest) -> None:
+    assert prompt_for_texts(prompted, ["find: red planet", "text: Mars"]) == ""
+    assert prompt_for_texts(prompted, ["find: red planet", "Mars"]) == "text: "
+    assert prompt_for_texts(prompted, ["Find: red planet"]) == "text: "
+
+
 def test_an_unknown_name_is_refused_with_the_known_ones(prompted: Manifest) -> None:
     with pytest.raises(UnknownPrompt, match=r"prompt_name='query' .* \(search, document, clust"):
         prompt_for_name(prompted, "query")
@@ -56,6 +63,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(prompted: Manifest) -> N
 
 def test_a_model_without_prompts_reads_the_text_alone(unprompted: Manifest) -> None:
     assert prompt_for_input_type(unprompted, "query") == default_prompt(unprompted) == ""
+    assert prompt_for_texts(unprompted, ["one"]) == ""
 
 
 def test_a_model_without_prompts_knows_no_name(unprompted: Manifest) -> None:
