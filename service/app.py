@@ -26,6 +26,7 @@ from service.api.cohere import cohere_embed
 from service.api.embeddings import create_embeddings
 from service.api.health import healthy, info, live, ready
 from service.api.many_memories import delete_memories, list_memories, remember_batch
+from service.api.mcp import open_mcp, serve_mcp
 from service.api.memories import (
     change_memory,
     forget,
@@ -70,7 +71,7 @@ async def to_docs() -> Redirect:
 # Each route by what its caller needs.
 ROUTES: dict[Access, list[BaseRouteHandler]] = {
     "nothing": [to_docs, live, ready, healthy],
-    "any key": [list_models, describe_model, info],
+    "any key": [list_models, describe_model, info, serve_mcp],
     "embed": [
         create_embeddings,
         embed,
@@ -124,7 +125,12 @@ def create_app(settings: Settings) -> Litestar:
         app.state.identify = identify_anyone
         if settings.api_keys is not None:
             app.state.identify = identify_by_key(open_key_file(settings.api_keys))
-        async with open_memories(settings, metrics) as app.state.memories:
+        async with (
+            open_memories(settings, metrics) as app.state.memories,
+            open_mcp(
+                loopback_only=settings.api_keys is None, max_body_bytes=MAX_BODY_BYTES
+            ) as app.state.mcp,
+        ):
             yield
 
     app = Litestar(

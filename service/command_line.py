@@ -13,19 +13,27 @@ import msgspec
 from service import __version__
 from service.bundles import find_or_build_bundle
 from service.embedding.prompts import InputType
-from service.errors import StartupError
+from service.errors import InvalidSettings, StartupError
 from service.keys import SCOPES, Limits
-from service.settings import SECRETS, Settings, describe, read_settings, variable_of
+from service.mcp import NOT_INSTALLED
+from service.settings import (
+    DEFAULT_TENANT,
+    SECRETS,
+    Settings,
+    describe,
+    read_settings,
+    variable_of,
+)
 from service.telemetry.logs import configure_logs
 
 STATUS_OF_STARTUP_ERROR = 2
 STATUS_OF_CTRL_C = 130
 STATUS_OF_SIGTERM = 143
 
-COMMANDS = ("serve", "check", "embed-files", "dump", "load", "migrate", "re-embed", "keys")
+COMMANDS = ("serve", "mcp", "check", "embed-files", "dump", "load", "migrate", "re-embed", "keys")
 
-# What these do needs no model.
-WITHOUT_MODEL = ("dump", "migrate", "keys")
+# What these do needs no model, or they look for it themselves.
+WITHOUT_MODEL = ("dump", "migrate", "keys", "mcp")
 
 MAX_TENANT = 256  # as for ids
 
@@ -60,6 +68,8 @@ def _run(parsed: argparse.Namespace, settings: Settings) -> int:
             from service.server import serve
 
             return serve(settings)
+        case "mcp":
+            return _serve_mcp(settings, parsed.tenant)
         case "check":
             from service.check import check
 
@@ -106,6 +116,15 @@ def _change_keys(parsed: argparse.Namespace, settings: Settings) -> None:
             key_commands.revoke_key(settings, parsed.id)
 
 
+def _serve_mcp(settings: Settings, tenant: str) -> int:
+    try:
+        from service.mcp.stdio import serve_stdio
+    except ModuleNotFoundError as error:
+        raise InvalidSettings(f"{error}; {NOT_INSTALLED}") from None
+    serve_stdio(settings, tenant)
+    return 0
+
+
 def _with_default_command(arguments: Sequence[str]) -> Sequence[str]:
     if arguments and arguments[0] in (*COMMANDS, "-h", "--help", "--version"):
         return arguments
@@ -122,6 +141,15 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", title="commands")
     commands.add_parser(
         "serve", parents=[settings], help="serve over HTTP; what happens without a command"
+    )
+    serving_mcp = commands.add_parser(
+        "mcp", parents=[settings], help="serve agents over MCP on the standard input and output"
+    )
+    serving_mcp.add_argument(
+        "--tenant",
+        default=DEFAULT_TENANT,
+        type=_tenant,
+        help="whose memories; the default is %(default)s",
     )
     checking = commands.add_parser(
         "check", parents=[settings], help="try the model out, report, and end"

@@ -16,6 +16,7 @@ ServiceError
 ├── RateLimited
 ├── MemoryNotFound
 ├── RelationNotFound
+├── NotServed
 ├── Conflict
 ├── Overloaded
 ├── DeadlineExceeded
@@ -118,6 +119,10 @@ class MemoryNotFound(ServiceError):
 
 class RelationNotFound(ServiceError):
     """There is no such relation."""
+
+
+class NotServed(ServiceError):
+    """What is asked for is known, and is not done here; the message says why."""
 
 
 class Conflict(ServiceError):

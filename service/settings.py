@@ -15,6 +15,9 @@ from service.errors import InvalidSettings
 
 PREFIX = "MEMORY_"
 
+# The tenant of those who need no key.
+DEFAULT_TENANT = "default"
+
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 

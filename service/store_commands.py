@@ -11,17 +11,17 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from service.api.access import DEFAULT_TENANT
 from service.embedding.manifest import read_manifest
 from service.errors import InvalidInput, InvalidSettings, StoreLoadError
 from service.memory import open_store
+from service.memory.knowledge_graph_file import as_dump
 from service.memory.memories import Memories, embedding_model_of
 from service.memory.model import Embedding, Memory
 from service.memory.store import EmbeddingModel, MemoryStore
 from service.memory.transfer import LINES_AT_ONCE, Progress, dump, lines_of, load
 from service.opening import MODEL_NOT_SET, open_embedder_of, store_address
 from service.progress import show_progress
-from service.settings import Settings
+from service.settings import DEFAULT_TENANT, Settings
 
 STANDARD_STREAM = Path("-")
 
@@ -38,7 +38,9 @@ def dump_store(settings: Settings, file: Path, *, embeddings: bool) -> None:
 
 
 def load_store(settings: Settings, file: Path) -> None:
-    """Write the lines of a dump into the store; `-` is the standard input.
+    """Write the lines of a dump, or of an MCP memory server's file, into the store.
+
+    `-` is the standard input.
 
     Raises:
         StartupError: the store cannot be opened, or the file is not a dump.
@@ -101,8 +103,9 @@ async def _load(settings: Settings, file: Path) -> None:
         model = _model_of(settings)
         store = await opened.enter_async_context(open_store(store_address(settings), model))
         embedding = _LazyEmbedder(settings, store, opened)
+        lines = as_dump(_lines(file), at=_last_written(file))
         loading = load(
-            store, _lines(file), tenant=DEFAULT_TENANT, other_tenants=True, embed=embedding.embed
+            store, lines, tenant=DEFAULT_TENANT, other_tenants=True, embed=embedding.embed
         )
         await _report(loading, None)
 
@@ -191,6 +194,12 @@ async def _lines(file: Path) -> AsyncIterator[bytes]:
                 yield line
     except OSError as error:
         raise StoreLoadError(f"{file} cannot be read ({error.strerror})") from error
+
+
+def _last_written(file: Path) -> datetime:
+    if file == STANDARD_STREAM or not file.exists():
+        return datetime.now(UTC)
+    return datetime.fromtimestamp(file.stat().st_mtime, UTC)
 
 
 def _model_of(settings: Settings) -> EmbeddingModel:

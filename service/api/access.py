@@ -17,12 +17,10 @@ from service.embedding.embedder import Embedder
 from service.errors import Forbidden, Unauthorized
 from service.keys import SCOPES, UNLIMITED, KeyFile, Scope
 from service.memory.memories import Memories
+from service.settings import DEFAULT_TENANT
 
 # What a route needs: one of the scopes, any key at all, or nothing.
 Access = Literal[Scope, "any key", "nothing"]
-
-# The tenant of those who need no key.
-DEFAULT_TENANT = "default"
 
 # How clients write the key: OpenAI's and most others, mem0's, and llama-index's for TEI.
 _SCHEMES = ("bearer", "token", "")

@@ -18,6 +18,7 @@ from service.api.access import Caller
 from service.api.problems import MEMORY_ERRORS, PROBLEMS
 from service.audit import audit
 from service.errors import RateLimited, ServiceError
+from service.memory.knowledge_graph_file import as_dump
 from service.memory.memories import Memories
 from service.memory.model import Embedding, Memory
 from service.memory.transfer import Progress, dump_header, dump_tenant, lines_of, load
@@ -132,7 +133,8 @@ async def import_memories(
 ) -> Stream:
     """Write the lines of an export. To go on after an interruption, send them all again.
 
-    Embeddings are taken over where they are of the served model, and are made anew otherwise.
+    Embeddings are taken over where they are of the served model, and are made anew otherwise. The
+    file of MCP's reference memory server (memory.json) can be sent as it is, too.
     """
     tenant = caller.acting_for(of_tenant)
     # Few clients read an answer while they still send, so that the body has to wait somewhere.
@@ -154,7 +156,7 @@ async def _load(
     with body:
         progress = load(
             memories.store,
-            lines_of(_chunks(body)),
+            as_dump(lines_of(_chunks(body)), at=memories.clock()),
             tenant=tenant,
             embed=partial(_embed_in_time, memories),
             room=memories.room,

@@ -74,7 +74,7 @@ class Progress(msgspec.Struct, kw_only=True):
 async def dump_header(store: MemoryStore, *, now: datetime) -> bytes:
     """The first line of a dump."""
     model = (await store.info()).embedding_model
-    return _line(Header(exported_at=now, embedding_model=model))
+    return line_of(Header(exported_at=now, embedding_model=model))
 
 
 async def dump_tenant(
@@ -95,7 +95,7 @@ async def dump_tenant(
         last = relations[-1]
         position = (last.source, last.relation_type, last.target)
         lines = [
-            _line(RelationLine(**msgspec.structs.asdict(relation)))
+            line_of(RelationLine(**msgspec.structs.asdict(relation)))
             for relation in relations
             if relation.source in dumped and relation.target in dumped
         ]
@@ -108,7 +108,7 @@ async def dump(
     """The lines of every tenant in pieces, and how many lines each has."""
     yield await dump_header(store, now=now), 0
     for tenant in await store.tenants():
-        yield _line(TenantLine(tenant=tenant)), 0
+        yield line_of(TenantLine(tenant=tenant)), 0
         async for piece in dump_tenant(store, tenant, now=now, embeddings=embeddings):
             yield piece
 
@@ -281,12 +281,13 @@ async def lines_of(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
 def _memory_line(record: Record, embeddings: bool) -> bytes:
     fields = msgspec.structs.asdict(record.memory)
     data = record.embedding.astype("<f4", copy=False).tobytes() if embeddings else msgspec.UNSET
-    return _line(MemoryLine(**fields, embedding=data))
+    return line_of(MemoryLine(**fields, embedding=data))
 
 
 def _relation_of(line: RelationLine) -> Relation:
     return Relation(**msgspec.structs.asdict(line))
 
 
-def _line(line: Line) -> bytes:
+def line_of(line: Line) -> bytes:
+    """A line of a dump, as it is written."""
     return msgspec.json.encode(line) + b"\n"

@@ -20,8 +20,8 @@ REQUESTS: dict[Scope, tuple[str, str, Any]] = {
 
 def requests_of(access: Access) -> Iterator[tuple[str, str]]:
     for handler in ROUTES[access]:
-        assert isinstance(handler, HTTPRouteHandler)
-        for method in sorted(handler.http_methods):
+        methods = handler.http_methods if isinstance(handler, HTTPRouteHandler) else {"POST"}
+        for method in sorted(methods):
             for path in handler.paths:
                 yield method, path.replace("{id:str}", "a").replace("{model:str}", "a")
 
