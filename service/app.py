@@ -24,7 +24,8 @@ from service.api.access import (
 )
 from service.api.cohere import cohere_embed
 from service.api.embeddings import create_embeddings
-from service.api.health import healthy, info, live, ready
+from service.api.health import healthy, live, ready
+from service.api.info import info
 from service.api.many_memories import delete_memories, list_memories, remember_batch
 from service.api.mcp import open_mcp, serve_mcp
 from service.api.memories import (

@@ -168,9 +168,9 @@ async def create_embeddings(
 
     A text is embedded behind a prompt, which `input_type`, `prompt_name` or the suffix of `model`
     chooses; without any of them it is the model's default (see `/info`), or none where each text
-    begins with one of the model's prompts. The answer names in
-    `truncated` the texts that were cut, where `truncate` allowed it and any was, and in its header
-    `Server-Timing` where the time went, in milliseconds, and how many tokens were read.
+    begins with one of the model's prompts. The answer names in `truncated` the texts that were
+    cut, where `truncate` allowed it and any was, and in its header `Server-Timing` where the time
+    went, in milliseconds, and how many tokens were read.
     """
     texts = texts_of(data.input, parameter="input")
     embedded = await unless_disconnected(
