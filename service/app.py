@@ -8,7 +8,7 @@ from litestar.di import Provide
 from litestar.handlers import BaseRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
-from litestar.openapi.spec import Server
+from litestar.openapi.spec import Components, SecurityScheme, Server
 from litestar.response import Redirect
 
 from service import __version__
@@ -23,6 +23,8 @@ from service.api.access import (
     tenant_of,
 )
 from service.api.cohere import cohere_embed
+from service.api.content_encoding import refuse_compressed
+from service.api.cors import cors_of
 from service.api.embeddings import create_embeddings
 from service.api.health import healthy, live, ready
 from service.api.info import info
@@ -68,6 +70,12 @@ async def to_docs() -> Redirect:
     """The browsable description of the API."""
     return Redirect("/docs")
 
+
+API_KEY = SecurityScheme(
+    type="http",
+    scheme="bearer",
+    description="An API key, where the service has any; the header X-API-Key is taken, too.",
+)
 
 # Each route by what its caller needs.
 ROUTES: dict[Access, list[BaseRouteHandler]] = {
@@ -145,6 +153,8 @@ def create_app(settings: Settings) -> Litestar:
             "tenant": Provide(tenant_of, sync_to_thread=False),
         },
         exception_handlers={Exception: answer_error},
+        cors_config=cors_of(settings.cors_origins),
+        before_request=refuse_compressed,
         request_max_body_size=MAX_BODY_BYTES,
         openapi_config=OpenAPIConfig(
             title="AI Memory Service",
@@ -155,6 +165,8 @@ def create_app(settings: Settings) -> Litestar:
             servers=[Server(url=settings.root_path or "/")],
             render_plugins=[SwaggerRenderPlugin(path="/"), JsonRenderPlugin()],
             use_handler_docstrings=True,
+            components=Components(security_schemes={"key": API_KEY}),
+            security=[{"key": []}],
         ),
         logging_config=None,
     )

@@ -19,6 +19,7 @@ ServiceError
 ├── NotServed
 ├── Conflict
 ├── Overloaded
+├── RequestTooSlow
 ├── DeadlineExceeded
 ├── InferenceError
 ├── StoreUnavailable
@@ -135,6 +136,10 @@ class Overloaded(ServiceError):
     def __init__(self, message: str, *, retry_after: float) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class RequestTooSlow(ServiceError):
+    """The body of a request took too long to arrive."""
 
 
 class DeadlineExceeded(ServiceError):

@@ -7,19 +7,21 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from contextlib import closing, suppress
 from typing import Any
 
 import uvloop
 from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.net import SocketHolder  # type: ignore[attr-defined]
 from granian.server.embed import Server
 from granian.utils.proxies import wrap_asgi_with_proxy_headers
 
 from service.app import MAX_BODY_BYTES, create_app
-from service.errors import InvalidSettings, StartupError
+from service.errors import InvalidSettings, RequestTooSlow, StartupError
 from service.settings import Networks, Settings
 
 logger = logging.getLogger(__name__)
@@ -37,6 +39,9 @@ MAX_CONNECTIONS = 8192
 # How much of a refused request's body is read before the refusal is sent, and for how long.
 MAX_DISCARDED_BYTES = 8 * MAX_BODY_BYTES
 MAX_DISCARD_SECONDS = 10
+
+# What a body brings in each second at least, once the seconds that it may take are used up.
+SLOWEST_BYTES = 16 * 1024
 
 # granian's own words would be "Embedded server is experimental!" at each start.
 QUIET_GRANIAN = {"loggers": {"_granian": {"propagate": True}}}
@@ -105,8 +110,9 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
         loop.add_signal_handler(signum, _leave, 0)
     app = create_app(settings)
     async with app.lifespan():
-        counted = CountedRequests(app)
-        server = _EmbeddedServer(_behind(settings.trusted_proxies, counted), listener)
+        counted = CountedRequests(app, settings.receive_timeout_seconds)
+        proxied = _behind(settings.trusted_proxies, counted)
+        server = _EmbeddedServer(proxied, listener, settings.receive_timeout_seconds)
         stopping = asyncio.Event()
         for signum in STOP_SIGNALS:
             loop.add_signal_handler(signum, stopping.set)
@@ -144,8 +150,9 @@ async def _run(
 class CountedRequests:
     """An ASGI application that knows how many requests it is answering."""
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: Application, receive_timeout_seconds: int) -> None:
         self._app = app
+        self._receive_timeout_seconds = receive_timeout_seconds
         self._requests: set[asyncio.Task[None]] = set()
 
     @property
@@ -154,7 +161,7 @@ class CountedRequests:
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        body = _ReadBeforeAnswer(receive, send)
+        body = _ReadBeforeAnswer(receive, send, self._receive_timeout_seconds)
         request = asyncio.get_running_loop().create_task(self._app(scope, body.receive, body.send))
         self._requests.add(request)
         request.add_done_callback(self._requests.discard)
@@ -173,21 +180,36 @@ class _ReadBeforeAnswer:
 
     An answer can be ready before that, where it is a refusal. The server would then close the
     connection on a client that still sends, and most clients report that instead of the answer.
+
+    `seconds` is how long the body may let us wait in all, and one more for each SLOWEST_BYTES.
     """
 
-    def __init__(self, receive: Receive, send: Send) -> None:
+    def __init__(self, receive: Receive, send: Send, seconds: float) -> None:
         self._receive = receive
         self._send = send
+        self._seconds = seconds
         self._unread = True
 
     async def receive(self) -> Message:
-        message = await self._receive()
+        if not self._unread:
+            return await self._receive()
+        asked = time.monotonic()
+        try:
+            async with asyncio.timeout(self._seconds):
+                message = await self._receive()
+        except TimeoutError:
+            self._unread = False
+            raise RequestTooSlow(
+                "the body of the request took too long to arrive; send it faster, or in several "
+                "requests"
+            ) from None
+        self._seconds += len(message.get("body", b"")) / SLOWEST_BYTES - (time.monotonic() - asked)
         self._unread = bool(message.get("more_body"))
         return message
 
     async def send(self, message: Message) -> None:
         if self._unread:
-            with suppress(TimeoutError):
+            with suppress(TimeoutError, RequestTooSlow):
                 async with asyncio.timeout(MAX_DISCARD_SECONDS):
                     await self._discard()
             self._unread = False
@@ -207,11 +229,14 @@ class _EmbeddedServer(Server):
     half of the connections. Its own lifespan turns an error into a log entry with a traceback.
     """
 
-    def __init__(self, app: Application, listener: socket.socket) -> None:
+    def __init__(
+        self, app: Application, listener: socket.socket, receive_timeout_seconds: int
+    ) -> None:
         super().__init__(
             app,
             interface=Interfaces.ASGINL,
             http=HTTPModes.http1,
+            http1_settings=HTTP1Settings(header_read_timeout=receive_timeout_seconds * 1000),
             websockets=False,
             backlog=MAX_CONNECTIONS,
             backpressure=MAX_CONNECTIONS,

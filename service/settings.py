@@ -165,6 +165,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "everyone on this machine may do everything, and no other machine is served."
         ),
     ] = None
+    cors_origins: Annotated[
+        str | None,
+        Meta(
+            description="Origins of web pages that may use the service from a browser, with commas "
+            "between them, or * for all. Not set: none may."
+        ),
+    ] = None
+    receive_timeout_seconds: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="Seconds that the headers of a request may take to arrive, and its body, "
+            "which has one more for each 16 KiB; and after which idle connections are closed. "
+            "Lower it where slow clients take connections from others.",
+        ),
+    ] = 30
     log_level: Annotated[
         LogLevel,
         Meta(description="Least severe events to log. Set warning to log only what needs a look."),

@@ -24,6 +24,8 @@ OTHER_VALUES = {
     "max_queued_tokens": ("1000", 1000),
     "max_batch_texts": ("16", 16),
     "api_keys": ("keys.json", Path("keys.json")),
+    "cors_origins": ("https://a.example", "https://a.example"),
+    "receive_timeout_seconds": ("5", 5),
     "log_level": ("DEBUG", "debug"),
     "log_format": ("JSON", "json"),
     "shutdown_grace_seconds": ("5", 5),

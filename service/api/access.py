@@ -8,10 +8,11 @@ import msgspec
 from litestar.connection import ASGIConnection
 from litestar.datastructures import Headers
 from litestar.di import NamedDependency
-from litestar.handlers import BaseRouteHandler
+from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 from litestar.types import Guard
 from litestar.types import Scope as ASGIScope
 
+from service.api.problems import refusal_specs
 from service.api.rate_limits import Allowance, Allowances
 from service.embedding.embedder import Embedder
 from service.errors import Forbidden, Unauthorized
@@ -103,7 +104,11 @@ def guarded(routes: Mapping[Access, Iterable[BaseRouteHandler]]) -> Iterator[Bas
     for access, handlers in routes.items():
         for given in handlers:
             handler = copy(given)
-            handler.guards = _guards(access)
+            if access != "nothing":
+                handler.guards = [_guard(None if access == "any key" else access)]
+                if isinstance(handler, HTTPRouteHandler):
+                    refusals = refusal_specs(min(handler.paths))
+                    handler.responses = refusals | dict(handler.responses or {})
             yield handler
 
 
@@ -130,18 +135,15 @@ def tenant_of(caller: NamedDependency[Caller]) -> str:
     return caller.tenant
 
 
-def _guards(access: Access) -> list[Guard]:
-    if access == "nothing":
-        return []
-
+def _guard(scope: Scope | None) -> Guard:
     async def guard(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
         identify: Identify = connection.app.state.identify
         caller = identify(connection.headers)
-        if access != "any key":
-            caller.require(access)
+        if scope is not None:
+            caller.require(scope)
         connection.scope["state"]["caller"] = caller
 
-    return [guard]
+    return guard
 
 
 def _key_in(headers: Headers) -> str:

@@ -61,6 +61,14 @@ class CohereError(msgspec.Struct):
     message: str
 
 
+BODIES: dict[Shape, type[msgspec.Struct]] = {
+    "problem": ProblemDocument,
+    "openai": OpenAIError,
+    "tei": TeiError,
+    "cohere": CohereError,
+}
+
+
 def shape_of(path: str) -> Shape:
     """The shape of errors under a path, whether or not there is a route."""
     match path.strip("/").split("/"):
@@ -74,6 +82,11 @@ def shape_of(path: str) -> Shape:
             return "problem"
 
 
+def media_type_of(shape: Shape) -> str:
+    """The media type of errors of this shape."""
+    return "application/problem+json" if shape == "problem" else "application/json"
+
+
 def write(
     shape: Shape,
     problem: Problem,
@@ -83,11 +96,11 @@ def write(
     headers: dict[str, str] | None = None,
 ) -> Response[bytes]:
     """The response that describes a problem; `parameter` is the field of the request at fault."""
-    status, body = _BODIES[shape](problem, detail, parameter)
+    status, body = _WRITERS[shape](problem, detail, parameter)
     return Response(
         msgspec.json.encode(body),
         status_code=status,
-        media_type="application/problem+json" if shape == "problem" else "application/json",
+        media_type=media_type_of(shape),
         headers=headers,
     )
 
@@ -134,7 +147,7 @@ def _cohere(problem: Problem, detail: str, _: str | None) -> tuple[int, CohereEr
     return 400 if problem.status == 422 else problem.status, CohereError(detail)
 
 
-_BODIES: dict[Shape, Callable[[Problem, str, str | None], tuple[int, Any]]] = {
+_WRITERS: dict[Shape, Callable[[Problem, str, str | None], tuple[int, Any]]] = {
     "problem": _problem,
     "openai": _openai,
     "tei": _tei,

@@ -4,6 +4,7 @@ import re
 from typing import Any, TypeVar
 
 import msgspec
+import numpy as np
 from litestar import Request
 from litestar.dto import AbstractDTO, DTOConfig
 from litestar.exceptions import HTTPException
@@ -13,6 +14,15 @@ from litestar.typing import FieldDefinition
 from service.errors import InvalidInput
 
 T = TypeVar("T")
+
+# Twice the levels of the deepest filter and of the deepest metadata, with what is around them.
+MAX_DEPTH = 64
+
+# What a bracket adds to the depth, and the bytes that have nothing to do with it.
+_STEPS = np.zeros(256, np.int8)
+_STEPS[[*b"[{"]] = 1
+_STEPS[[*b"]}"]] = -1
+_CONTENT = bytes(set(range(256)) - set(b'[]{}"'))
 
 _FIELD = re.compile(r"at `\$\.(\w+)")
 _ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -55,19 +65,33 @@ class StrictJson(AbstractDTO[T]):
         return schema
 
 
+def _depth(body: bytes) -> int:
+    """How deep the lists and objects of a JSON document stand in one another.
+
+    In a time and memory that depend on its length only; of what is not JSON it is some number.
+    """
+    # Without escapes what stands behind an odd number of quotation marks is in a string.
+    unescaped = body.replace(rb"\\", b"").replace(rb"\"", b"")
+    structure = np.frombuffer(unescaped.translate(None, _CONTENT), np.uint8)
+    outside = np.add.accumulate(structure == ord('"'), dtype=np.uint8) & 1 == 0
+    depths = np.add.accumulate(outside * _STEPS[structure], dtype=np.int32)
+    return int(depths.max(initial=0))
+
+
 def decode(body: bytes, wanted: type[T]) -> T:
     """A JSON document as a struct.
 
     Raises:
         InvalidInput: it is not JSON, or not of the shape that is expected.
     """
+    few = body.count(b"[") + body.count(b"{") <= MAX_DEPTH
+    if not few and _depth(body) > MAX_DEPTH:
+        raise InvalidInput(f"expected JSON nested at most {MAX_DEPTH} levels deep")
     try:
         return msgspec.json.decode(body, type=wanted)
     except msgspec.ValidationError as error:
         field = _FIELD.search(str(error))
         raise InvalidInput(str(error), parameter=field and field[1]) from None
-    except RecursionError:
-        raise InvalidInput("expected JSON, got one that is nested too deeply") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         hint = ""
         if _ESCAPED_SURROGATE.search(body):

@@ -10,11 +10,13 @@ from litestar.exceptions import HTTPException, InternalServerException
 from litestar.openapi import ResponseSpec
 
 from service.api.error_shapes import (
+    BODIES,
     CohereError,
     OpenAIError,
     Problem,
     ProblemDocument,
     TeiError,
+    media_type_of,
     shape_of,
     write,
 )
@@ -34,6 +36,7 @@ from service.errors import (
     Overloaded,
     RateLimited,
     RelationNotFound,
+    RequestTooSlow,
     ServiceError,
     StoreUnavailable,
     TextTooLong,
@@ -72,6 +75,7 @@ PROBLEMS: dict[type[ServiceError], Problem] = {
     NotServed: Problem("not_served", 501),
     StoreUnavailable: Problem("store_unavailable", 503),
     Overloaded: Problem("overloaded", 429),
+    RequestTooSlow: Problem("request_too_slow", 408),
     DeadlineExceeded: Problem("deadline_exceeded", 504),
     InferenceError: Problem("inference_failed", 500),
 }
@@ -90,12 +94,17 @@ class ClientDisconnected(Exception):
     """The client went away before its answer was ready."""
 
 
+TOO_MUCH = (
+    "The queue is full, or a limit of the API key is reached; `Retry-After` says when there should "
+    "be room."
+)
+
 EMBEDDING_ERRORS = {
     400: "The request cannot be answered as it stands; the message says why.",
     404: "Another model is served here.",
     422: "The request is not valid; the message says why.",
     424: "The model failed; the log says why.",
-    429: "The queue is full; `Retry-After` says when there should be room.",
+    429: TOO_MUCH,
     500: "The model failed; the log says why.",
     504: "It was not done in the time that the request allows.",
 }
@@ -123,12 +132,30 @@ def problem_spec(description: str) -> ResponseSpec:
     )
 
 
+def refusal_specs(path: str) -> Specs:
+    """How a route at this path documents that not everyone may use it."""
+    shape = shape_of(path)
+    return {
+        status: ResponseSpec(
+            BODIES[shape],
+            generate_examples=False,
+            media_type=media_type_of(shape),
+            description=description,
+        )
+        for status, description in {
+            401: "There is no API key, or one that is not valid.",
+            403: "The API key does not allow it; the message says what is missing.",
+            429: TOO_MUCH,
+        }.items()
+    }
+
+
 MEMORY_ERRORS = {
     400: problem_spec("The request cannot be read: not JSON, or a parameter of another type."),
     404: problem_spec("There is no such memory."),
     409: problem_spec("What is kept already stands against it; nothing was written."),
     422: problem_spec("The request is not valid; `detail` names the place. Nothing was written."),
-    429: problem_spec("The queue is full; `Retry-After` says when there should be room."),
+    429: problem_spec(TOO_MUCH),
     503: problem_spec("The store does not answer; repeat the request after `Retry-After` seconds."),
 }
 

@@ -1,3 +1,4 @@
+import gzip
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -327,3 +328,12 @@ def test_content_without_anything_to_read_is_refused(http: Client, content: str)
     response = http.post("/memories", json={"content": content})
     assert response.status_code == 422
     assert answered(http.get("/stats"))["memories"] == 0
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "gzip, identity"])
+def test_a_compressed_body_is_refused(http: Client, encoding: str) -> None:
+    body = gzip.compress(b'{"content": "Ada drinks tea."}')
+    for path in ("/memories", "/import", "/v1/embeddings"):
+        response = http.post(path, content=body, headers={"Content-Encoding": encoding})
+        assert response.status_code == 415
+        assert f"expected a body without Content-Encoding, got {encoding}" in response.text
