@@ -107,6 +107,23 @@ def test_the_documented_answers_have_the_fields_of_real_ones(client: Client, ope
         assert example["value"].keys() == response.json().keys()
 
 
+ERROR_FIELDS = {
+    "cohere": {"message"},
+    "embeddings": {"error"},
+    "text-embeddings-inference": {"error", "error_type"},
+}
+
+
+@pytest.mark.parametrize("path", EMBEDDING_PATHS)
+def test_an_error_has_the_shape_of_its_routes_protocol(
+    client: Client, openapi: Any, path: str
+) -> None:
+    (tag,) = openapi["paths"][path]["post"]["tags"]
+    for answer in (client.post(path, content=b"{"), client.post(path, json={})):
+        assert answer.json().keys() == ERROR_FIELDS[tag]
+        assert str(answer.status_code) in openapi["paths"][path]["post"]["responses"]
+
+
 def test_the_root_leads_to_a_page_that_can_be_browsed(client: Client) -> None:
     response = client.get("/")
     assert response.url.path == "/docs"
