@@ -11,7 +11,7 @@ import msgspec
 
 from export.checkpoint import Checkpoint
 from export.errors import ParityError
-from export.fused import is_fused, write_fused
+from export.fused import Target, fused_ladder, is_fused, long_path_of, weights_path_of, write_fused
 from export.parity import GATES, Reference, check_known_answers, is_batch_invariant, measure
 from export.progress import Progress
 from export.relevance import measure_relevance
@@ -20,6 +20,7 @@ from service.embedding.manifest import (
     FORMAT,
     MANIFEST_NAME,
     BundleFile,
+    LongTexts,
     Manifest,
     Parity,
     Precision,
@@ -27,50 +28,59 @@ from service.embedding.manifest import (
     Variant,
     sha256_of,
 )
-from service.embedding.onnx_model import load_model
+from service.embedding.onnx_model import available_execution_providers, load_model
 from service.embedding.tokenization import Tokenizer, load_tokenizer
 
 OUTPUT = "sentence_embedding"
 
-# From the fastest to the most faithful.
-_FUSED_LADDER: tuple[Precision, ...] = ("int8", "int8-block", "fp32")
-_TRACED_LADDER: tuple[Precision, ...] = ("fp32",)
+_PROVIDERS: dict[Target, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 Compare = Callable[[Manifest, Tokenizer], Reference]
 
 
+# What to write for each target, in the order in which the service is to try them.
+Wanted = dict[Target, tuple[Precision, ...]]
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What became of one precision; `failure` is None for the one that passed."""
+    """What became of one precision; `failure` is None for one that passed.
+
+    `tried` is whether this machine could run it: where it could not, nothing is known about it.
+    """
 
     precision: Precision
+    target: Target
     bytes: int
     parity: Parity | None
     failure: str | None
+    tried: bool = True
 
 
-def ladder(checkpoint: Checkpoint) -> tuple[Precision, ...]:
-    """The precisions that this checkpoint can be written in, the fastest first."""
-    return _FUSED_LADDER if is_fused(checkpoint) else _TRACED_LADDER
+def ladder(checkpoint: Checkpoint, target: Target) -> tuple[Precision, ...]:
+    """The precisions that this checkpoint can be written in for a target, the preferred first."""
+    if is_fused(checkpoint):
+        return fused_ladder(checkpoint.architecture, target)
+    return ("fp32",) if target == "cpu" else ()
 
 
 def write_bundle(
     checkpoint: Checkpoint,
     bundle: Path,
-    precisions: Sequence[Precision],
+    wanted: Wanted,
     *,
     compare: Compare | None,
     progress: Progress,
     report: Callable[[Attempt], None],
 ) -> Manifest:
-    """Write the first of `precisions` that passes its checks to the folder `bundle`.
+    """Write what passes its checks to the folder `bundle`: for the processor the first that does.
 
     `compare` makes the reference that parity is measured against; without it only the known
-    answers are checked. What was in `bundle` is replaced in one step at the end; on any error it
-    stays as it was.
+    answers are checked. What is for CUDA and cannot run here is written as it is, and its parity is
+    null. What was in `bundle` is replaced in one step at the end; on any error it stays as it was.
 
     Raises:
-        ParityError: no precision passed.
+        ParityError: no precision passed for one of the targets.
         CheckpointError: the checkpoint is not what its configuration says.
     """
     with _replaced_folder(bundle) as folder:
@@ -79,52 +89,97 @@ def write_bundle(
         manifest = _manifest(checkpoint, bundle.name, _file(tokenizer_path))
         tokenizer = load_tokenizer(folder, manifest)
         compared = compare(manifest, tokenizer) if compare else None
-        failures = []
-        for precision in precisions:
-            variant = _build(checkpoint, folder, precision, tokenizer, progress)
-            candidate = msgspec.structs.replace(manifest, variants=(variant,))
-            attempt, proven = _prove(folder, candidate, tokenizer, compared, progress)
-            report(attempt)
-            if attempt.failure is None:
-                encoded = msgspec.json.format(msgspec.json.encode(proven), indent=2)
-                (folder / MANIFEST_NAME).write_bytes(encoded + b"\n")
-                return proven
-            failures.append(f"{precision}: {attempt.failure}")
-            for file in (variant.graph, variant.weights):
-                (folder / file.name).unlink()
-        raise ParityError("no precision passed. " + ". ".join(failures))
+        for target, precisions in wanted.items():
+            failures = []
+            kept: list[Variant] = []
+            for precision in precisions:
+                attempt, proven = _attempt(
+                    checkpoint, folder, manifest, target, precision, tokenizer, compared, progress
+                )
+                report(attempt)
+                if proven is None:
+                    failures.append(f"{precision}: {attempt.failure}")
+                    continue
+                kept += proven.variants
+                manifest = msgspec.structs.replace(
+                    manifest, relevance=manifest.relevance or proven.relevance
+                )
+                if target == "cpu":
+                    break
+            if not kept:
+                raise ParityError(f"no precision passed for {target}. " + ". ".join(failures))
+            manifest = msgspec.structs.replace(manifest, variants=(*manifest.variants, *kept))
+        encoded = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+        (folder / MANIFEST_NAME).write_bytes(encoded + b"\n")
+        return manifest
+
+
+def _attempt(
+    checkpoint: Checkpoint,
+    folder: Path,
+    manifest: Manifest,
+    target: Target,
+    precision: Precision,
+    tokenizer: Tokenizer,
+    compared: Reference | None,
+    progress: Progress,
+) -> tuple[Attempt, Manifest | None]:
+    """What became of one precision, and the manifest of it alone; without one, its files are gone.
+
+    Raises:
+        CheckpointError: the checkpoint is not what its configuration says.
+    """
+    graph_path = folder / f"{precision}{'-cuda' if target == 'cuda' else ''}.onnx"
+    try:
+        variant = _build(checkpoint, graph_path, target, precision, tokenizer, progress)
+        candidate = msgspec.structs.replace(manifest, variants=(variant,))
+        attempt, proven = _prove(folder, candidate, target, tokenizer, compared, progress)
+    except ParityError as error:
+        attempt, proven = Attempt(precision, target, 0, None, str(error)), None
+    if proven is None:
+        for path in (graph_path, long_path_of(graph_path), weights_path_of(graph_path)):
+            path.unlink(missing_ok=True)
+    return attempt, proven
 
 
 def _build(
     checkpoint: Checkpoint,
-    folder: Path,
+    graph_path: Path,
+    target: Target,
     precision: Precision,
     tokenizer: Tokenizer,
     progress: Progress,
 ) -> Variant:
-    graph_path = folder / f"{precision}.onnx"
+    window = None
     if is_fused(checkpoint):
-        write_fused(checkpoint, precision, graph_path, OUTPUT, tokenizer, progress)
+        window = write_fused(
+            checkpoint, precision, target, graph_path, OUTPUT, tokenizer, progress
+        )
     else:
         write_traced(checkpoint, graph_path, OUTPUT)
     return Variant(
         precision=precision,
-        execution_providers=("CPUExecutionProvider",),
+        execution_providers=(_PROVIDERS[target],),
         graph=_file(graph_path),
-        weights=_file(graph_path.with_name(graph_path.name + ".data")),
+        weights=_file(weights_path_of(graph_path)),
         batch_invariant=False,
+        long_texts=LongTexts(window, _file(long_path_of(graph_path))) if window else None,
     )
 
 
 def _prove(
     folder: Path,
     candidate: Manifest,
+    target: Target,
     tokenizer: Tokenizer,
     compared: Reference | None,
     progress: Progress,
-) -> tuple[Attempt, Manifest]:
+) -> tuple[Attempt, Manifest | None]:
     """What became of a manifest's only variant, and the manifest with what was measured."""
     (variant,) = candidate.variants
+    size = variant.graph.bytes + variant.weights.bytes
+    if not set(variant.execution_providers) <= set(available_execution_providers()):
+        return Attempt(variant.precision, target, size, None, None, tried=False), candidate
     model = load_model(folder, candidate)
     parity = measure(compared, model, tokenizer, progress) if compared else None
     failure = GATES[variant.precision].failure(parity) if parity else None
@@ -133,11 +188,9 @@ def _prove(
             check_known_answers(candidate, model, tokenizer)
         except ParityError as error:
             failure = str(error)
-    attempt = Attempt(
-        variant.precision, variant.graph.bytes + variant.weights.bytes, parity, failure
-    )
+    attempt = Attempt(variant.precision, target, size, parity, failure)
     if failure is not None:
-        return attempt, candidate
+        return attempt, None
     proven = msgspec.structs.replace(
         variant, batch_invariant=is_batch_invariant(model, tokenizer), parity=parity
     )

@@ -3,8 +3,9 @@
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -14,24 +15,59 @@ from export.errors import CheckpointError
 from export.graphs import bert, gemma3
 from export.graphs.blocks import Blocks
 from export.graphs.graph import Array, Graph, Value
+from export.observation import Observed, Peaks
 from export.precision import ARITHMETIC, Arithmetic
 from export.progress import Progress
-from export.smoothing import Observed, Peaks
+from export.smoothing import ScaledWeights
 from service.embedding.manifest import Precision
 from service.embedding.tokenization import Tokenizer
 
 
+Target = Literal["cpu", "cuda"]
+"""What a graph is written for: the processor, or CUDA's execution provider."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Architecture:
+    """`smoothed` and `rescaled` change weights but not the model, for int8 and for float16.
+
+    Up to `window` tokens all tokens of a text see each other in every layer.
+    """
+
     config: type[Any]
     build: Callable[[Blocks, Any, Iterable[int]], Value]
-    smoothed: Callable[[Mapping[str, Array], Any, Peaks], Mapping[str, Array]] | None = None
+    smoothed: Callable[[Mapping[str, Array], Any, Peaks], ScaledWeights] | None = None
+    rescaled: (
+        Callable[[Mapping[str, Array], Any, Peaks], tuple[ScaledWeights, dict[str, float]]] | None
+    ) = None
+    window: Callable[[Any], int] | None = None
 
 
 _ARCHITECTURES = {
-    "gemma3_text": _Architecture(gemma3.Gemma3Config, gemma3.build, gemma3.smoothed),
+    "gemma3_text": _Architecture(
+        gemma3.Gemma3Config,
+        gemma3.build,
+        gemma3.smoothed,
+        gemma3.rescaled,
+        attrgetter("window"),
+    ),
     "bert": _Architecture(bert.BertConfig, bert.build),
 }
+
+# From the fastest to the most faithful. Of CUDA's all that pass are kept, the most faithful first:
+# they are as fast as each other, and often there is no GPU here to tell which do.
+_LADDERS: dict[Target, dict[str, tuple[Precision, ...]]] = {
+    "cpu": {
+        "gemma3_text": ("int8", "int8-block", "fp32"),
+        "bert": ("int8", "int8-block", "fp32"),
+    },
+    "cuda": {"gemma3_text": ("fp16", "bf16"), "bert": ("fp32",)},
+}
+
+
+def fused_ladder(architecture: str, target: Target) -> tuple[Precision, ...]:
+    """The precisions that a known architecture can be written in for a target."""
+    return _LADDERS[target][architecture]
 
 
 def is_fused(checkpoint: Checkpoint) -> bool:
@@ -48,15 +84,21 @@ def is_fused(checkpoint: Checkpoint) -> bool:
 def write_fused(
     checkpoint: Checkpoint,
     precision: Precision,
+    target: Target,
     graph_path: Path,
     output: str,
     tokenizer: Tokenizer,
     progress: Progress,
-) -> None:
+) -> int | None:
     """Write the graph, and its weights beside it (`.data`).
+
+    For CUDA, where layers see no further than a window, that is a graph for texts that fit into it,
+    which needs no mask, and another over the same weights for longer ones (long_path_of). Returns
+    how many tokens fit, None where there is one graph for all.
 
     Raises:
         CheckpointError: config.json or a tensor is not what the architecture needs.
+        ParityError: the precision cannot hold the weights or what the layers compute.
     """
     architecture = _ARCHITECTURES[checkpoint.architecture]
     try:
@@ -66,30 +108,58 @@ def write_fused(
             f"{checkpoint.folder}/config.json is not of a {checkpoint.architecture}: {error}"
         ) from error
     checkpoint.weights.require(config.shapes() | _dense_shapes(checkpoint, config.hidden_size))
-    weights: Mapping[str, Array] = checkpoint.weights
 
-    def write(path: Path, arithmetic: Arithmetic, description: str) -> None:
-        weights_path = path.with_name(path.name + ".data")
-        with weights_path.open("wb") as weights_file:
-            graph = Graph(weights_file, weights_path.name)
-            blocks = Blocks(graph, arithmetic, weights)
-            layers = progress(range(config.num_hidden_layers), description)
-            pooled = blocks.mean_pool(architecture.build(blocks, config, layers))
-            if checkpoint.dense:
-                pooled = blocks.dense(pooled, [dense.weight for dense in checkpoint.dense])
-            observed = arithmetic.peaks if isinstance(arithmetic, Observed) else {}
-            graph.save(
-                blocks.normalise(pooled), output, checkpoint.dimensions, path, observed.values()
-            )
+    longest = checkpoint.max_tokens
 
-    if precision == "int8" and architecture.smoothed:
+    def build(blocks: Blocks, description: str) -> Value:
+        layers = progress(range(config.num_hidden_layers), description)
+        pooled = blocks.mean_pool(architecture.build(blocks, config, layers))
+        if checkpoint.dense:
+            pooled = blocks.dense(pooled, [dense.weight for dense in checkpoint.dense])
+        return blocks.normalise(pooled)
+
+    def observe() -> Peaks:
         with tempfile.TemporaryDirectory(dir=graph_path.parent) as folder:
-            observed = Observed()
-            write(Path(folder, "observed.onnx"), observed, "observing")
+            path, observed = Path(folder, "observed.onnx"), Observed()
+            with weights_path_of(path).open("wb") as weights_file:
+                graph = Graph(weights_file, weights_path_of(path).name)
+                blocks = Blocks(graph, observed, checkpoint.weights, longest)
+                embeddings = build(blocks, "observing")
+                peaks = observed.peaks.values()
+                graph.save(embeddings, output, checkpoint.dimensions, path, peaks)
             texts = tokenizer.tokenize(read_corpus().calibration, truncate=True)
-            peaks = observed.measure(Path(folder, "observed.onnx"), [text.ids for text in texts])
-        weights = architecture.smoothed(weights, config, peaks)
-    write(graph_path, ARITHMETIC[precision], f"{precision} layers")
+            return observed.measure(path, [text.ids for text in texts])
+
+    weights: Mapping[str, Array] = checkpoint.weights
+    eps_factors: dict[str, float] = {}
+    if precision == "int8" and architecture.smoothed:
+        weights = architecture.smoothed(weights, config, observe())
+    if precision == "fp16" and architecture.rescaled:
+        weights, eps_factors = architecture.rescaled(weights, config, observe())
+    window = architecture.window(config) if architecture.window and target == "cuda" else None
+    arithmetic: Arithmetic = ARITHMETIC[precision]
+    with weights_path_of(graph_path).open("wb") as weights_file:
+        graph = Graph(weights_file, weights_path_of(graph_path).name, counted=target == "cuda")
+        blocks = Blocks(graph, arithmetic, weights, longest, window is None, eps_factors)
+        embeddings = build(blocks, f"{precision} layers")
+        graph.save(embeddings, output, checkpoint.dimensions, graph_path)
+        if window is None:
+            return None
+        longer = graph.another()
+        blocks = Blocks(longer, arithmetic, weights, longest, True, eps_factors)
+        embeddings = build(blocks, f"{precision} layers, long")
+        longer.save(embeddings, output, checkpoint.dimensions, long_path_of(graph_path))
+    return window
+
+
+def weights_path_of(graph_path: Path) -> Path:
+    """Where the weights of a graph are."""
+    return graph_path.with_name(graph_path.name + ".data")
+
+
+def long_path_of(graph_path: Path) -> Path:
+    """Where the graph for longer texts over the same weights is."""
+    return graph_path.with_stem(graph_path.stem + "-long")
 
 
 def _dense_shapes(checkpoint: Checkpoint, inputs: int) -> dict[str, tuple[int, ...]]:

@@ -1,16 +1,22 @@
 """How a weight matrix is stored and multiplied at each precision.
 
+Whatever the precision, the residual stream is float32. What the layers compute between taking
+from it and adding to it is of the precision's own type.
+
 A quantised product works on rows of codes. A token's codes are its activations divided by a scale
 of its own, so that a text's embedding does not depend on the other texts of its batch.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
+from onnx import TensorProto, helper
 
+from export.errors import ParityError
 from export.graphs.graph import MICROSOFT, Array, Graph, Value
 from export.graphs.row_codes import (
     INT8_MAX,
@@ -21,6 +27,14 @@ from service.embedding.manifest import Precision
 
 _BLOCK = 32  # MatMulNBits: weights and activations that share one scale
 _TABLE_CHUNK_ROWS = 16_384  # bounds the memory that quantising a token table takes
+
+
+# What a value belongs to: the residual stream, or what a layer computes.
+Part = Literal["stream", "layer"]
+
+# The largest scaled row of a token table in float16, whose largest number is 65,504: the larger,
+# the further its small numbers are from those that float16 keeps less exactly.
+_TABLE_PEAK_LOG2 = 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +59,14 @@ class Arithmetic(Protocol):
     quantises_attention: bool
     """Whether tokens attend in int8, too, where that is faster."""
 
+    layer_type: npt.DTypeLike
+    """The type of what a layer computes."""
+
+    def rms_norm(
+        self, graph: Graph, x: Value, name: str, gain: Array, eps: float, *, of: Part, gives: Part
+    ) -> Value:
+        """x / rms(x) * gain, computed in float32."""
+
     def rows(self, graph: Graph, x: Value) -> Rows:
         """Activations of either sign."""
 
@@ -61,7 +83,18 @@ class Arithmetic(Protocol):
         """The rows of a token table that input_ids name, multiplied by `scale`."""
 
 
-class Float32:
+class _Float32Layers:
+    """What layers that compute in float32 have in common, whatever their products are made of."""
+
+    layer_type = np.float32
+
+    def rms_norm(
+        self, graph: Graph, x: Value, name: str, gain: Array, eps: float, *, of: Part, gives: Part
+    ) -> Value:
+        return _rms_norm(graph, x, graph.constant(name, gain, np.float32), eps)
+
+
+class Float32(_Float32Layers):
     """IEEE single precision, as the checkpoint is."""
 
     keeps_scale = True
@@ -84,7 +117,7 @@ class Float32:
         return graph.op("Gather", weights, graph.input_ids)
 
 
-class Int8:
+class Int8(_Float32Layers):
     """int8 weights with a scale per output, uint8 activations with a scale per token."""
 
     keeps_scale = False
@@ -175,10 +208,59 @@ class Int8Block(Float32):
         return _int8_table(graph, name, table, scale)
 
 
+class Half(Float32):
+    """16 bits a number in weights and layers, products summed in float32; for GPUs."""
+
+    def __init__(self, layer_type: npt.DTypeLike) -> None:
+        self.layer_type = np.dtype(layer_type)
+
+    def rms_norm(
+        self, graph: Graph, x: Value, name: str, gain: Array, eps: float, *, of: Part, gives: Part
+    ) -> Value:
+        if self.layer_type == np.float16:
+            given = np.float32 if gives == "stream" else np.float16
+            return _rms_norm(graph, x, graph.constant(name, gain, given), eps)
+        # No kernel of CUDA takes one of float32 and bfloat16, and gives the other.
+        if of == gives == "layer":
+            return _rms_norm(graph, x, graph.constant(name, gain, self.layer_type), eps)
+        exact = x if of == "stream" else _cast(graph, x, np.float32)
+        normed = _rms_norm(graph, exact, graph.constant(name, gain, np.float32), eps)
+        return normed if gives == "stream" else _cast(graph, normed, self.layer_type)
+
+    def product(self, graph: Graph, rows: Rows, name: str, matrix: Array) -> Value:
+        return graph.op("MatMul", rows.codes, graph.constant(name, self._stored(name, matrix.T)))
+
+    def table(self, graph: Graph, name: str, table: Array, scale: float) -> Value:
+        factor = self._table_factor(table)
+        parts = (self._stored(name, chunk * np.float32(factor)) for chunk in _chunks(table))
+        weights = graph.stream(name, table.shape, self.layer_type, parts)
+        rows = _cast(graph, graph.op("Gather", weights, graph.input_ids), np.float32)
+        return graph.op("Mul", rows, graph.constant(name + ".scale", scale / factor, np.float32))
+
+    def _table_factor(self, table: Array) -> float:
+        """A power of two, so that it can be taken back without a trace."""
+        if self.layer_type != np.float16:
+            return 1.0
+        peak = max(float(np.abs(chunk).max()) for chunk in _chunks(table))
+        return float(2.0 ** (_TABLE_PEAK_LOG2 - np.ceil(np.log2(peak)))) if peak else 1.0
+
+    def _stored(self, name: str, weights: Array) -> Array:
+        with np.errstate(over="ignore"):
+            stored = weights.astype(self.layer_type)
+        if not np.isfinite(stored).all():
+            raise ParityError(
+                f"{name} has weights up to {np.abs(weights).max():.3g}, which {self.layer_type} "
+                "cannot hold"
+            )
+        return stored
+
+
 ARITHMETIC: dict[Precision, Arithmetic] = {
     "fp32": Float32(),
     "int8": Int8(),
     "int8-block": Int8Block(),
+    "fp16": Half(np.float16),
+    "bf16": Half(ml_dtypes.bfloat16),
 }
 
 
@@ -190,6 +272,17 @@ def quantise_rows(
     peak[peak == 0] = 1
     scale = peak / np.float32(INT8_MAX)
     return np.rint(matrix / scale[:, None]).astype(np.int8), scale
+
+
+def _rms_norm(graph: Graph, x: Value, gain: Value, eps: float) -> Value:
+    """Of the type of its gain."""
+    return graph.op(
+        "SimplifiedLayerNormalization", x, gain, axis=-1, epsilon=eps, stash_type=TensorProto.FLOAT
+    )
+
+
+def _cast(graph: Graph, x: Value, dtype: npt.DTypeLike) -> Value:
+    return graph.op("Cast", x, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
 
 def _int8_table(graph: Graph, name: str, table: Array, scale: float) -> Value:
@@ -206,7 +299,7 @@ def _int8_table(graph: Graph, name: str, table: Array, scale: float) -> Value:
     weights = graph.stream(name, table.shape, np.int8, codes())
     rows = graph.op("Gather", weights, graph.input_ids)
     row_scales = graph.op("Gather", graph.constant(name + ".scale", scales), graph.input_ids)
-    return graph.op("Mul", graph.op("Cast", rows, to=1), row_scales)
+    return graph.op("Mul", _cast(graph, rows, np.float32), row_scales)
 
 
 def _chunks(table: Array) -> Iterator[npt.NDArray[np.float32]]:

@@ -5,43 +5,12 @@ channel alone. A factor that is taken out of the activations and put into the we
 them leaves every product as it is; the architectures know between which weights it can move.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
-from export.graphs.graph import Array, Graph, Value
-from export.precision import Float32, Rows
-from service.embedding.tokenization import TokenIds
-
-Peaks = Mapping[str, npt.NDArray[np.float32]]
-"""The largest activation of each channel in front of a product, by the product's name."""
-
-
-class Observed(Float32):
-    """float32 whose products are observed: `peaks` has a tensor of the graph for each."""
-
-    def __init__(self) -> None:
-        self.peaks: dict[str, Value] = {}
-
-    def product(self, graph: Graph, rows: Rows, name: str, matrix: Array) -> Value:
-        self.peaks[name] = graph.op(
-            "ReduceMax", graph.op("Abs", rows.codes), graph.integers(0, 1), keepdims=0
-        )
-        return super().product(graph, rows, name, matrix)
-
-    def measure(self, graph_path: Path, texts: Sequence[TokenIds]) -> Peaks:
-        """The peaks over all tokens of some texts, each run alone so that there is no padding."""
-        session = onnxruntime.InferenceSession(graph_path, providers=["CPUExecutionProvider"])
-        largest = None
-        for ids in texts:
-            feed = {"input_ids": ids[None], "attention_mask": np.ones_like(ids[None])}
-            found = session.run(list(self.peaks.values()), feed)
-            largest = found if largest is None else list(map(np.maximum, largest, found))
-        return dict(zip(self.peaks, largest or (), strict=True))
-
+from export.graphs.graph import Array
 
 def factors(
     peaks: npt.NDArray[np.float32], weight_peaks: npt.NDArray[np.float32]

@@ -1,14 +1,14 @@
 """What the architectures share: token tables, linear layers, norms, rotary tables, pooling."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from export.graphs.graph import MICROSOFT, Array, Graph, Value
 from export.graphs.int8_attention import int8_attention
 from export.graphs.row_codes import UINT8_ZERO, zeros_of_rows
-from export.precision import Arithmetic, Rows
+from export.precision import Arithmetic, Part, Rows
 from service.embedding.onnx_model import LENGTH_BORDER
 
 # What an eps becomes behind a product that lacks its scale: such a row is smaller than its true
@@ -17,6 +17,8 @@ UNSCALED_EPS = 1e-12
 
 # Added to a score it leaves a weight of zero, and twice of it is still a number.
 _HIDDEN = -1e30
+# The same in 16 bits.
+_HIDDEN_IN_HALF = -30_000
 
 _FLOAT = 1  # onnx.TensorProto.FLOAT
 _BOOL = 9  # onnx.TensorProto.BOOL
@@ -24,11 +26,19 @@ _BOOL = 9  # onnx.TensorProto.BOOL
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """The vocabulary of an architecture over one checkpoint at one precision."""
+    """The vocabulary of an architecture over one checkpoint at one precision.
+
+    No text is longer than `max_tokens`, padding included. Where they are not `windowed`, all fit
+    into every window of attention. `eps_factors` has, by the name of a norm, the square of what
+    the product that it reads is multiplied with.
+    """
 
     graph: Graph
     arithmetic: Arithmetic
     weights: Mapping[str, Array]
+    max_tokens: int
+    windowed: bool = True
+    eps_factors: Mapping[str, float] = field(default_factory=dict)
 
     def embed(self, name: str, *, scale: float = 1.0) -> Value:
         """The token vectors.  # (texts, tokens, hidden)"""
@@ -64,23 +74,26 @@ class Blocks:
             "Split", x, self.graph.integers(*sizes), outputs=len(sizes), axis=-1
         )
 
-    def rms_norm(self, x: Value, name: str, eps: float, *, unscaled: bool = False) -> Value:
-        """RMSNorm with Gemma's gains; `unscaled` where x may be a product that lacks its scale."""
-        eps = UNSCALED_EPS if unscaled and not self.arithmetic.keeps_scale else eps
-        return self.graph.op(
-            "SimplifiedLayerNormalization",
-            x,
-            self._gain(name),
-            axis=-1,
-            epsilon=eps,
-            stash_type=_FLOAT,
+    def rms_norm(
+        self, x: Value, name: str, eps: float, *, of: Part = "stream", gives: Part = "layer"
+    ) -> Value:
+        """RMSNorm with Gemma's gains; what is `of` a layer may be a product that lacks its scale."""
+        if of == "layer" and not self.arithmetic.keeps_scale:
+            eps = UNSCALED_EPS
+        # Gemma stores its gains minus one.
+        gain = 1 + self.weights[name + ".weight"]
+        eps *= self.eps_factors.get(name, 1.0)
+        return self.arithmetic.rms_norm(
+            self.graph, x, name + ".gain", gain, eps, of=of, gives=gives
         )
 
-    def add_rms_norm(self, x: Value, skip: Value, name: str, eps: float) -> tuple[Value, Value]:
+    def add_rms_norm(
+        self, x: Value, skip: Value, name: str, eps: float, *, gives: Part = "layer"
+    ) -> tuple[Value, Value]:
         """The RMSNorm of x + skip, and x + skip."""
         # Two operators, since SkipSimplifiedLayerNormalization takes twice their time on a CPU.
         total = self.graph.op("Add", x, skip)
-        return self.rms_norm(total, name, eps), total
+        return self.rms_norm(total, name, eps, gives=gives), total
 
     def add_layer_norm(
         self, x: Value, skip: Value, name: str, eps: float, bias: Value | None = None
@@ -105,8 +118,12 @@ class Blocks:
             "RotaryEmbedding",
             x,
             self.graph.integers(0),
-            self.graph.constant(f"rotary.{theta:g}.cos", np.cos(angles), np.float32),
-            self.graph.constant(f"rotary.{theta:g}.sin", np.sin(angles), np.float32),
+            self.graph.constant(
+                f"rotary.{theta:g}.cos", np.cos(angles), self.arithmetic.layer_type
+            ),
+            self.graph.constant(
+                f"rotary.{theta:g}.sin", np.sin(angles), self.arithmetic.layer_type
+            ),
             domain=MICROSOFT,
         )
 
@@ -125,6 +142,8 @@ class Blocks:
         """Every token attends to the real tokens of its text, at most `reach` positions away."""
         graph = self.graph
         token_counts = self._token_counts()
+        if not self.windowed:
+            reach = None
 
         def exact(window: Value | None) -> Value:
             return graph.op(
@@ -136,6 +155,8 @@ class Blocks:
             )
 
         window = None if reach is None else self._window(reach)
+        if window and graph.counted:
+            window = self._additive(window, reach)
         if key_value_heads > 1 or not self.arithmetic.quantises_attention:
             return exact(window)
         # Quantising pays from about as many tokens on as the service keeps apart from shorter
@@ -165,8 +186,7 @@ class Blocks:
         graph = self.graph
 
         def make() -> Value:
-            count = graph.op("Squeeze", self._length())
-            steps = graph.op("Range", self._scalar(0), count, self._scalar(1))
+            steps = self._positions()
             apart = graph.op(
                 "Sub",
                 graph.op("Unsqueeze", steps, graph.integers(0)),
@@ -175,6 +195,15 @@ class Blocks:
             return graph.op("LessOrEqual", graph.op("Abs", apart), self._scalar(reach))
 
         return graph.shared(f"window_{reach}", make)
+
+    def _additive(self, window: Value, reach: int | None) -> Value:
+        """A window as CUDA's kernels read it; of the other kind each layer would make its own."""
+        graph, dtype = self.graph, self.arithmetic.layer_type
+        nothing = graph.constant("nothing", 0, dtype)
+        hidden = graph.constant("hidden", _HIDDEN_IN_HALF, dtype)
+        return graph.shared(
+            f"additive_window_{reach}", lambda: graph.op("Where", window, nothing, hidden)
+        )
 
     def _mask(self, reach: int | None) -> Value:
         """What to add to the scores of a token.  # (texts, tokens, 1, tokens)
@@ -199,7 +228,22 @@ class Blocks:
     def _real(self) -> Value:
         """Which tokens are not padding.  # (texts, tokens)"""
         graph = self.graph
-        return graph.shared("real", lambda: graph.op("Cast", graph.attention_mask, to=_BOOL))
+
+        def make() -> Value:
+            if not graph.counted:
+                return graph.op("Cast", graph.attention_mask, to=_BOOL)
+            positions = graph.op("Unsqueeze", self._positions(), graph.integers(0))
+            counts = graph.op("Unsqueeze", graph.token_counts, graph.integers(1))
+            return graph.op("Less", positions, counts)
+
+        return graph.shared("real", make)
+
+    def _positions(self) -> Value:
+        """0, 1, 2 and so on.  # (tokens,)"""
+        # Cut from all that there are, since a Range of CUDA's leaves its length to the processor.
+        graph = self.graph
+        every = graph.constant("positions", np.arange(self.max_tokens), np.int64)
+        return graph.shared("first_positions", lambda: self.first_rows(every))
 
     def first_rows(self, table: Value) -> Value:
         """As many rows of a table of positions as there are tokens."""
@@ -235,16 +279,14 @@ class Blocks:
         """A vector of the checkpoint as it is."""
         return self.graph.constant(name, self.weights[name], np.float32)
 
-    def _gain(self, name: str) -> Value:
-        # Gemma stores its gains minus one.
-        return self.graph.constant(name + ".gain", 1 + self.weights[name + ".weight"], np.float32)
-
     def _length(self) -> Value:
         graph = self.graph
         return graph.shared("length", lambda: graph.op("Shape", graph.input_ids, start=1, end=2))
 
     def _token_counts(self) -> Value:
         graph = self.graph
+        if graph.counted:
+            return graph.token_counts
         return graph.shared(
             "token_counts",
             lambda: graph.op("ReduceSum", graph.attention_mask, graph.integers(1), keepdims=0),

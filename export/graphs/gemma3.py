@@ -8,7 +8,9 @@ import numpy as np
 from export.errors import CheckpointError
 from export.graphs.blocks import Blocks
 from export.graphs.graph import MICROSOFT, Array, Value
-from export.smoothing import Peaks, ScaledWeights, divided_gain, factors, input_peaks, scaled
+from export.observation import Peaks, output_of
+from export.rescaling import check_true_size, power_of_two, times
+from export.smoothing import ScaledWeights, divided_gain, factors, input_peaks, scaled
 
 
 class Gemma3Config(msgspec.Struct, frozen=True):
@@ -53,6 +55,11 @@ class Gemma3Config(msgspec.Struct, frozen=True):
                 f"config.json must give each of its {self.num_hidden_layers} layers one of "
                 f"{', '.join(_LAYERS)} in layer_types, but has {self.layer_types}"
             )
+
+    @property
+    def window(self) -> int:
+        """Up to how many tokens all tokens of a text see each other in every layer."""
+        return self.reach + 1
 
     @property
     def reach(self) -> int:
@@ -105,13 +112,18 @@ def build(blocks: Blocks, config: Gemma3Config, layers: Iterable[int]) -> Value:
         layer = f"layers.{i}."
         sliding = config.layer_types[i] == "sliding_attention"
         mixed = _attention(blocks, layer + "self_attn.", normed, config, sliding=sliding)
-        mixed = blocks.rms_norm(mixed, layer + "post_attention_layernorm", eps, unscaled=True)
+        mixed = blocks.rms_norm(
+            mixed, layer + "post_attention_layernorm", eps, of="layer", gives="stream"
+        )
         normed, x = blocks.add_rms_norm(x, mixed, layer + "pre_feedforward_layernorm", eps)
         wide = _feed_forward(blocks, layer + "mlp.", normed)
-        wide = blocks.rms_norm(wide, layer + "post_feedforward_layernorm", eps, unscaled=True)
-        last = i + 1 == config.num_hidden_layers
-        following = "norm" if last else f"layers.{i + 1}.input_layernorm"
-        normed, x = blocks.add_rms_norm(x, wide, following, eps)
+        wide = blocks.rms_norm(
+            wide, layer + "post_feedforward_layernorm", eps, of="layer", gives="stream"
+        )
+        if i + 1 < config.num_hidden_layers:
+            normed, x = blocks.add_rms_norm(x, wide, f"layers.{i + 1}.input_layernorm", eps)
+        else:
+            normed, _ = blocks.add_rms_norm(x, wide, "norm", eps, gives="stream")
     return normed
 
 
@@ -159,6 +171,51 @@ def smoothed(weights: Mapping[str, Array], config: Gemma3Config, peaks: Peaks) -
     return ScaledWeights(weights, changes)
 
 
+def rescaled(
+    weights: Mapping[str, Array], config: Gemma3Config, peaks: Peaks
+) -> tuple[ScaledWeights, dict[str, float]]:
+    """Weights of the same model whose layers stay far below what float16 holds.
+
+    A product that a norm reads may have any size, if the eps of that norm goes with its square: so
+    powers of two move from norms into the products behind them, from v into o, and from up into
+    down. Returns what the eps of each norm is multiplied with, too.
+
+    Raises:
+        ParityError: a gate, which must have its true size in front of its GELU, is too large.
+    """
+    changes: dict[str, Callable[[Array], Array]] = {}
+    eps_factors: dict[str, float] = {}
+    for i in range(config.num_hidden_layers):
+        layer = f"layers.{i}."
+        attention, mlp = layer + "self_attn.", layer + "mlp."
+        query, key, value, out = (attention + part + "_proj" for part in "qkvo")
+        gate, up, down = (mlp + part + "_proj" for part in ("gate", "up", "down"))
+        check_true_size(peaks, gate)
+        before_attention, before_mlp = power_of_two(peaks[query]), power_of_two(peaks[gate])
+        of_query, of_key, of_value, of_out, of_down = (
+            power_of_two(peaks[output_of(name)]) for name in (query, key, value, out, down)
+        )
+        of_up = min(power_of_two(peaks[output_of(up)]), power_of_two(peaks[down]))
+        changes |= {
+            layer + "input_layernorm.weight": divided_gain(np.asarray(1 / before_attention)),
+            query + ".weight": times(of_query / before_attention),
+            key + ".weight": times(of_key / before_attention),
+            value + ".weight": times(of_value / before_attention),
+            out + ".weight": times(of_out / of_value),
+            layer + "pre_feedforward_layernorm.weight": divided_gain(np.asarray(1 / before_mlp)),
+            gate + ".weight": times(1 / before_mlp),
+            up + ".weight": times(of_up / before_mlp),
+            down + ".weight": times(of_down / of_up),
+        }
+        eps_factors |= {
+            attention + "q_norm": of_query**2,
+            attention + "k_norm": of_key**2,
+            layer + "post_attention_layernorm": of_out**2,
+            layer + "post_feedforward_layernorm": of_down**2,
+        }
+    return ScaledWeights(weights, changes), eps_factors
+
+
 def _attention(
     blocks: Blocks, name: str, x: Value, config: Gemma3Config, *, sliding: bool
 ) -> Value:
@@ -190,7 +247,7 @@ def _rotated_heads(
 ) -> Value:
     graph, size = blocks.graph, config.head_dim
     split = graph.op("Reshape", x, graph.integers(0, 0, heads, size))
-    normed = blocks.rms_norm(split, norm, config.rms_norm_eps, unscaled=True)
+    normed = blocks.rms_norm(split, norm, config.rms_norm_eps, of="layer", gives="layer")
     joined = graph.op("Reshape", normed, graph.integers(0, 0, heads * size))
     theta = config.rope_local_base_freq if sliding else config.rope_theta
     return blocks.rotary(joined, theta, size, config.max_position_embeddings)

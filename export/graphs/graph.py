@@ -26,19 +26,32 @@ Value = str
 class Graph:
     """Maps input_ids and attention_mask (int64 [texts, tokens], padded on the right) to embeddings.
 
+    A `counted` one takes what has to cross to a GPU in as few bytes: input_ids as int32, and
+    token_counts (int64 [texts]) in place of the mask.
+
     Every method that adds nodes returns the new value, so that an architecture reads like a
     forward pass. Weights go to `weights_file` as they are named and are never held in memory.
     """
 
-    def __init__(self, weights_file: IO[bytes], weights_name: str) -> None:
+    def __init__(
+        self, weights_file: IO[bytes], weights_name: str, *, counted: bool = False
+    ) -> None:
+        self.counted = counted
         self.input_ids: Value = "input_ids"
         self.attention_mask: Value = "attention_mask"
+        self.token_counts: Value = "token_counts"
         self._file = weights_file
         self._weights_name = weights_name
         self._nodes: list[onnx.NodeProto] = []
         self._tensors: dict[Value, TensorProto] = {}
         self._shared: dict[str, Value] = {}
         self._count = 0
+
+    def another(self) -> "Graph":
+        """A new graph with the same inputs, over the same file of weights."""
+        graph = Graph(self._file, self._weights_name, counted=self.counted)
+        graph._tensors = self._tensors
+        return graph
 
     def op(self, kind: str, *inputs: Value | None, domain: str = "", **attributes: Any) -> Value:
         """The output of one operator."""
@@ -97,7 +110,12 @@ class Graph:
     def stream(
         self, name: str, shape: Sequence[int], dtype: npt.DTypeLike, parts: Iterable[Array]
     ) -> Value:
-        """A large tensor whose parts, in order along its first axis, are written one by one."""
+        """A large tensor whose parts, in order along its first axis, are written one by one.
+
+        They are written on first use of its name.
+        """
+        if name in self._tensors:
+            return name
         tensor = TensorProto(
             name=name,
             dims=shape,
@@ -107,7 +125,8 @@ class Graph:
         self._file.write(b"\0" * (-self._file.tell() % _PAGE))
         start = self._file.tell()
         for part in parts:
-            self._file.write(np.ascontiguousarray(part, dtype).data)
+            # As bytes, since bfloat16 is none of Python's own types.
+            self._file.write(np.ascontiguousarray(part, dtype).view(np.uint8).data)
         place = {
             "location": self._weights_name,
             "offset": start,
@@ -136,14 +155,11 @@ class Graph:
         """
         for node in self._nodes:
             node.output[:] = [output_name if name == output else name for name in node.output]
-        text_tokens = ["texts", "tokens"]
+        used = _names_read(self._nodes)
         graph = helper.make_graph(
             self._nodes,
             "text_encoder",
-            [
-                helper.make_tensor_value_info(name, TensorProto.INT64, text_tokens)
-                for name in (self.input_ids, self.attention_mask)
-            ],
+            self._inputs(),
             [
                 helper.make_tensor_value_info(
                     output_name, TensorProto.FLOAT, ["texts", dimensions]
@@ -153,7 +169,7 @@ class Graph:
                     for name in observed
                 ),
             ],
-            list(self._tensors.values()),
+            [tensor for name, tensor in self._tensors.items() if name in used],
         )
         model = helper.make_model(
             graph,
@@ -162,3 +178,25 @@ class Graph:
             producer_name="export",
         )
         path.write_bytes(model.SerializeToString())
+
+    def _inputs(self) -> list[onnx.ValueInfoProto]:
+        texts_tokens = ["texts", "tokens"]
+        if self.counted:
+            return [
+                helper.make_tensor_value_info(self.input_ids, TensorProto.INT32, texts_tokens),
+                helper.make_tensor_value_info(self.token_counts, TensorProto.INT64, ["texts"]),
+            ]
+        return [
+            helper.make_tensor_value_info(name, TensorProto.INT64, texts_tokens)
+            for name in (self.input_ids, self.attention_mask)
+        ]
+
+
+def _names_read(nodes: Iterable[onnx.NodeProto]) -> set[Value]:
+    """The values that these nodes read, and those in their branches."""
+    names: set[Value] = set()
+    for node in nodes:
+        names.update(node.input)
+        for attribute in node.attribute:
+            names |= _names_read(attribute.g.node)
+    return names

@@ -45,6 +45,13 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reference_accuracy: float
 
 
+class LongTexts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Another graph over a variant's weights, for batches of more than `above` tokens a text."""
+
+    above: int
+    graph: BundleFile
+
+
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One graph of the bundle, with its weights beside it as ONNX external data."""
 
@@ -54,6 +61,8 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weights: BundleFile
     batch_invariant: bool
     parity: Parity | None = None
+    long_texts: LongTexts | None = None
+    """None where the one graph takes texts of any length."""
 
 
 class KnownAnswers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

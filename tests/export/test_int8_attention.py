@@ -18,7 +18,7 @@ def attended(
     """(real tokens, heads * size), of all texts one after the other."""
     with (folder / "g.data").open("wb") as file:
         graph = Graph(file, "g.data")
-        blocks = Blocks(graph, arithmetic, {})
+        blocks = Blocks(graph, arithmetic, {}, 2_048)
         mixed = blocks.attention(
             *(graph.constant(name, x) for name, x in (("q", query), ("k", key), ("v", value))),
             heads=HEADS,

@@ -14,8 +14,9 @@ from export.graphs import gemma3
 from export.graphs.blocks import Blocks
 from export.graphs.graph import Graph
 from export.parity import cosine, embed
+from export.observation import Observed, Peaks
 from export.precision import Float32, Int8
-from export.smoothing import Observed, Peaks, factors
+from export.smoothing import factors
 from service.embedding.onnx_model import Embeddings
 from tests.export.conftest import BundleOf
 
@@ -36,7 +37,7 @@ def build(folder: Path, checkpoint: Path, peaks: Peaks | None, *, int8: bool) ->
     weights = gemma3.smoothed(opened.weights, config, peaks) if peaks else opened.weights
     with (folder / "graph.data").open("wb") as file:
         graph = Graph(file, "graph.data")
-        blocks = Blocks(graph, Int8() if int8 else Float32(), weights)
+        blocks = Blocks(graph, Int8() if int8 else Float32(), weights, opened.max_tokens)
         hidden = gemma3.build(blocks, config, range(config.num_hidden_layers))
         pooled = blocks.normalise(blocks.mean_pool(hidden))
         graph.save(pooled, "embedding", config.hidden_size, folder / "graph.onnx")
@@ -66,7 +67,7 @@ def peaks(
     observed = Observed()
     with (folder / "graph.data").open("wb") as file:
         graph = Graph(file, "graph.data")
-        blocks = Blocks(graph, observed, opened.weights)
+        blocks = Blocks(graph, observed, opened.weights, opened.max_tokens)
         hidden = gemma3.build(blocks, config, range(config.num_hidden_layers))
         pooled = blocks.normalise(blocks.mean_pool(hidden))
         graph.save(pooled, "x", 64, folder / "graph.onnx", observed.peaks.values())
