@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,9 +152,7 @@ def _build(
 ) -> Variant:
     window = None
     if is_fused(checkpoint):
-        window = write_fused(
-            checkpoint, precision, target, graph_path, OUTPUT, tokenizer, progress
-        )
+        window = write_fused(checkpoint, precision, target, graph_path, OUTPUT, tokenizer, progress)
     else:
         write_traced(checkpoint, graph_path, OUTPUT)
     return Variant(

@@ -22,7 +22,6 @@ from export.smoothing import ScaledWeights
 from service.embedding.manifest import Precision
 from service.embedding.tokenization import Tokenizer
 
-
 Target = Literal["cpu", "cuda"]
 """What a graph is written for: the processor, or CUDA's execution provider."""
 

@@ -17,7 +17,7 @@ from export.corpus import Corpus, read_corpus, varied_texts
 from export.errors import ParityError
 from export.progress import Progress, silent
 from service.embedding.manifest import KnownAnswers, Manifest, Parity, Precision
-from service.embedding.onnx_model import Embeddings, OnnxModel
+from service.embedding.onnx_model import Embeddings, Model
 from service.embedding.prompts import prompt_for_input_type
 from service.embedding.tokenization import Tokenizer
 
@@ -117,9 +117,7 @@ def reference(
     )
 
 
-def measure(
-    reference: Reference, model: OnnxModel, tokenizer: Tokenizer, progress: Progress
-) -> Parity:
+def measure(reference: Reference, model: Model, tokenizer: Tokenizer, progress: Progress) -> Parity:
     """The parity of a graph: each text of the corpus alone, and in padded batches of mixed length.
 
     `top1_agreement` is the share of queries whose nearest document is the reference's.
@@ -145,7 +143,7 @@ def measure(
     )
 
 
-def check_known_answers(manifest: Manifest, model: OnnxModel, tokenizer: Tokenizer) -> float:
+def check_known_answers(manifest: Manifest, model: Model, tokenizer: Tokenizer) -> float:
     """The largest distance from a known similarity.
 
     Raises:
@@ -166,7 +164,7 @@ def check_known_answers(manifest: Manifest, model: OnnxModel, tokenizer: Tokeniz
 
 
 def similarities(
-    known: KnownAnswers, manifest: Manifest, model: OnnxModel, tokenizer: Tokenizer
+    known: KnownAnswers, manifest: Manifest, model: Model, tokenizer: Tokenizer
 ) -> npt.NDArray[np.float32]:
     """The similarity of the query to each document, with their prompts.  # (documents,)"""
     query = prompt_for_input_type(manifest, "query") + known.query
@@ -177,7 +175,7 @@ def similarities(
     return found
 
 
-def is_batch_invariant(model: OnnxModel, tokenizer: Tokenizer) -> bool:
+def is_batch_invariant(model: Model, tokenizer: Tokenizer) -> bool:
     """Whether short texts of the corpus keep their embedding in every batch."""
     corpus = read_corpus()
     texts = [sentence.text for sentence in corpus.sentences] + list(corpus.snippets)
@@ -189,7 +187,7 @@ def is_batch_invariant(model: OnnxModel, tokenizer: Tokenizer) -> bool:
 
 
 def embed(
-    model: OnnxModel,
+    model: Model,
     tokenizer: Tokenizer,
     texts: Sequence[str],
     batch_texts: int,

@@ -9,7 +9,7 @@ of its own, so that a text's embedding does not depend on the other texts of its
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -59,7 +59,7 @@ class Arithmetic(Protocol):
     quantises_attention: bool
     """Whether tokens attend in int8, too, where that is faster."""
 
-    layer_type: npt.DTypeLike
+    layer_type: np.dtype[Any]
     """The type of what a layer computes."""
 
     def rms_norm(
@@ -86,7 +86,7 @@ class Arithmetic(Protocol):
 class _Float32Layers:
     """What layers that compute in float32 have in common, whatever their products are made of."""
 
-    layer_type = np.float32
+    layer_type: np.dtype[Any] = np.dtype(np.float32)
 
     def rms_norm(
         self, graph: Graph, x: Value, name: str, gain: Array, eps: float, *, of: Part, gives: Part

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from export.parity import embed
 from service.embedding.manifest import Manifest, Relevance
-from service.embedding.onnx_model import OnnxModel
+from service.embedding.onnx_model import Model
 from service.embedding.prompts import prompt_for_input_type
 from service.embedding.tokenization import Tokenizer
 
@@ -43,7 +43,7 @@ def read_pairs() -> tuple[Pair, ...]:
     return msgspec.json.decode(_PATH.read_bytes(), type=tuple[Pair, ...])
 
 
-def measure_relevance(manifest: Manifest, model: OnnxModel, tokenizer: Tokenizer) -> Relevance:
+def measure_relevance(manifest: Manifest, model: Model, tokenizer: Tokenizer) -> Relevance:
     """The cut-off of a model, found through one of its graphs with the prompts of each side."""
     pairs = read_pairs()
     query, document = (prompt_for_input_type(manifest, side) for side in ("query", "document"))

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from export.graphs.graph import Array
 
+
 def factors(
     peaks: npt.NDArray[np.float32], weight_peaks: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float32]:

@@ -76,6 +76,8 @@ async def _run(settings: Settings) -> list[Check]:
         async with open_embedder_of(settings) as embedder:
             checks += [_bundle(settings, embedder), _parity(embedder), _dimensions(embedder)]
             checks.append(_plan(embedder))
+            if embedder.gpu_nodes is not None:
+                checks.append(_gpu_nodes(embedder.gpu_nodes, embedder.execution_providers[0]))
             checks.append(await _known_answers(embedder))
             checks.append(await _batch_invariance(embedder))
             checks.append(await _store(settings, embedder))
@@ -151,6 +153,17 @@ def _plan(embedder: Embedder) -> Check:
         "ok",
         f"{workers} workers on {threads} threads, batches of up to {tokens:,} tokens",
         {"workers": workers, "threads": threads, "max_batch_tokens": tokens},
+    )
+
+
+def _gpu_nodes(nodes: dict[str, int], provider: str) -> Check:
+    elsewhere = {name: count for name, count in nodes.items() if name != provider}
+    placed = ", ".join(f"{count} on {name}" for name, count in nodes.items())
+    return Check(
+        "nodes",
+        "failed" if elsewhere else "ok",
+        f"{placed}; expected all on {provider}",
+        {**nodes},
     )
 
 

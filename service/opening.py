@@ -80,6 +80,7 @@ def open_embedder_of(
         precision=settings.precision,
         threads=settings.threads,
         workers=settings.workers,
+        gpu_bytes=settings.gpu_bytes,
         warm_up=settings.warm_up,
         cache_bytes=settings.cache_bytes,
         max_batch_texts=settings.max_batch_texts,

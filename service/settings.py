@@ -122,6 +122,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "more keep the layers' weights twice, at int8 110 MB for EmbeddingGemma, at fp32 430.",
         ),
     ] = 0
+    gpu_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="GPU memory for weights and activations; 0 takes what is needed. CUDA "
+            "itself takes some 500 MB on top. Set it where several processes share a GPU.",
+        ),
+    ] = 0
     max_batch_tokens: Annotated[
         int,
         Meta(

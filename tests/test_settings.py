@@ -18,6 +18,7 @@ OTHER_VALUES = {
     "precision": ("int8-block", "int8-block"),
     "threads": ("3", 3),
     "workers": ("4", 4),
+    "gpu_bytes": ("4000000000", 4_000_000_000),
     "warm_up": ("false", False),
     "cache_bytes": ("1000000", 1_000_000),
     "max_batch_tokens": ("4096", 4096),

@@ -77,7 +77,7 @@ class Blocks:
     def rms_norm(
         self, x: Value, name: str, eps: float, *, of: Part = "stream", gives: Part = "layer"
     ) -> Value:
-        """RMSNorm with Gemma's gains; what is `of` a layer may be a product that lacks its scale."""
+        """RMSNorm with Gemma's gains; what is `of` a layer may lack the scale of its rows."""
         if of == "layer" and not self.arithmetic.keeps_scale:
             eps = UNSCALED_EPS
         # Gemma stores its gains minus one.

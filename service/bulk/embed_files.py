@@ -146,6 +146,7 @@ def open_repeatable_embedder(settings: Settings) -> AbstractAsyncContextManager[
         precision=settings.precision,
         threads=settings.threads,
         workers=settings.workers,
+        gpu_bytes=settings.gpu_bytes,
         max_batch_tokens=settings.max_batch_tokens,
         max_batch_texts=PART_ROWS,
         max_queued_tokens=sys.maxsize,

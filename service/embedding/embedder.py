@@ -12,9 +12,10 @@ from typing import Literal, Protocol
 
 from service.embedding.batching import Priority
 from service.embedding.cache import CacheInfo, EmbeddingCache, embed_cached
+from service.embedding.cuda_model import CudaModel
 from service.embedding.manifest import Manifest
 from service.embedding.matryoshka import shorten
-from service.embedding.onnx_model import Embeddings, OnnxModel
+from service.embedding.onnx_model import Embeddings, Model
 from service.embedding.scheduler import Scheduler
 from service.embedding.threaded_tokenizer import ThreadedTokenizer
 from service.embedding.tokenization import (
@@ -108,7 +109,7 @@ class Embedder:
         self,
         manifest: Manifest,
         tokenizer: Tokenizer,
-        model: OnnxModel,
+        model: Model,
         scheduler: Scheduler,
         tokenization_threads: ThreadPoolExecutor,
         *,
@@ -121,6 +122,7 @@ class Embedder:
         self.variant = model.variant
         self.execution_providers = model.execution_providers
         self.threads = model.threads
+        self.gpu_nodes = model.nodes if isinstance(model, CudaModel) else None
         self.workers = workers
         self.limits = limits
         self.loaded_at = int(time.time())

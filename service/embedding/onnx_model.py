@@ -1,4 +1,4 @@
-"""The ONNX Runtime sessions: token ids to embeddings."""
+"""The ONNX Runtime sessions on the processor: token ids to embeddings. Loads a GPU's, too."""
 
 import platform
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ import onnxruntime
 
 from service.embedding.batching import Cores
 from service.embedding.cores import usable_cores
+from service.embedding.cuda_model import CudaModel, open_cuda_model
 from service.embedding.manifest import Manifest, Precision, Variant, verify_file
 from service.embedding.tokenization import TokenIds, pad
 from service.errors import InferenceError, ModelLoadError
@@ -30,7 +31,7 @@ _LOG_ERRORS_ONLY = 3
 
 
 class OnnxModel:
-    """One variant of a bundle, loaded. Safe to run from several threads.
+    """One variant of a bundle on the processor, loaded. Safe to run from several threads.
 
     On `one_core` each thread that runs it computes a batch of its own; None leaves that to the
     session on all cores.
@@ -52,11 +53,6 @@ class OnnxModel:
         self.variant = variant
         self.threads = threads
         self.execution_providers: tuple[str, ...] = tuple(all_cores.get_providers())
-
-    @property
-    def on_cpu(self) -> bool:
-        """Whether the processor computes it, not a device beside it."""
-        return self.execution_providers[0] == CPU_PROVIDER
 
     def release_one_core(self) -> None:
         """Leave everything to the session on all cores, and free the other's memory."""
@@ -93,6 +89,9 @@ class OnnxModel:
         return np.asarray(embeddings, np.float32)
 
 
+Model = OnnxModel | CudaModel
+
+
 def load_model(
     bundle: Path,
     manifest: Manifest,
@@ -100,17 +99,21 @@ def load_model(
     precision: Precision | None = None,
     threads: int = 0,
     one_core: bool = False,
-) -> OnnxModel:
+    gpu_bytes: int = 0,
+) -> Model:
     """The first variant of the bundle that this machine can run, or the one of `precision`.
 
     `threads` is the number of threads a batch on all cores is computed with; 0 takes one for each
     core that the process may use. `one_core` loads a second session, whose batches are computed by
-    the thread that runs them alone; with one thread, or on a GPU, it is the first one.
+    the thread that runs them alone; with one thread it is the first one. What is for a GPU takes at
+    most `gpu_bytes` of its memory, or what there is, and does not heed the others.
 
     Raises:
         ModelLoadError: no variant fits, or a file is missing, damaged or not the expected graph.
     """
     variant = choose_variant(manifest, available_execution_providers(), precision)
+    if variant.execution_providers[0] != CPU_PROVIDER:
+        return open_cuda_model(bundle, manifest, variant, gpu_bytes=gpu_bytes)
     graph = verify_file(bundle, variant.graph)
     verify_file(bundle, variant.weights)
     threads = threads or usable_cores()
@@ -123,7 +126,7 @@ def load_model(
             f"but maps {', '.join(sorted(inputs))} to {', '.join(outputs)}"
         )
     second = None
-    if one_core and threads > 1 and variant.execution_providers[0] == CPU_PROVIDER:
+    if one_core and threads > 1:
         second = _open_session(graph, variant, 1)
     return OnnxModel(session, second, manifest, variant, threads=threads)
 
@@ -163,12 +166,6 @@ def _open_session(graph: Path, variant: Variant, threads: int) -> onnxruntime.In
         )
     except Exception as error:  # the runtime's exceptions share no other base
         raise ModelLoadError(f"ONNX Runtime cannot load {graph}: {error}") from error
-    if session.get_providers()[0] != variant.execution_providers[0]:
-        raise ModelLoadError(
-            f"ONNX Runtime could not start {variant.execution_providers[0]} and would compute "
-            f"{graph} on {session.get_providers()[0]}; install what it misses, or set "
-            "MEMORY_PRECISION to that of another variant"
-        )
     return session
 
 

@@ -38,6 +38,7 @@ async def open_embedder(
     precision: Precision | None = None,
     threads: int = 0,
     workers: int = 0,
+    gpu_bytes: int = 0,
     warm_up: bool = True,
     cache_bytes: int = 0,
     on_batch: OnBatch | None = None,
@@ -47,7 +48,8 @@ async def open_embedder(
     """An embedder of the bundle in this folder; leaving it finishes what was accepted.
 
     `threads` compute at the same time, 0 for each core one. `workers` and `max_batch_tokens` are
-    measured where they are 0, unless there is to be no `warm_up`. `on_batch` is told of each batch
+    measured where they are 0, unless there is to be no `warm_up`. On a GPU the model takes at most
+    `gpu_bytes`, or what there is. `on_batch` is told of each batch
     that is computed, and `on_embedded` of each call of `embed`. A `repeatable` embedder measures
     nothing either, and gives a request the same bits each time, as long as it has one at a time.
 
@@ -57,7 +59,13 @@ async def open_embedder(
     started = time.perf_counter()
     manifest = read_manifest(bundle)
     load = partial(
-        load_model, bundle, manifest, precision=precision, threads=threads, one_core=workers != 1
+        load_model,
+        bundle,
+        manifest,
+        precision=precision,
+        threads=threads,
+        one_core=workers != 1,
+        gpu_bytes=gpu_bytes,
     )
     (tokenizer, tokenizer_seconds), (model, model_seconds) = await asyncio.gather(
         asyncio.to_thread(_timed, lambda: load_tokenizer(bundle, manifest)),

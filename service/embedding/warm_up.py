@@ -15,7 +15,8 @@ from typing import get_args
 import numpy as np
 
 from service.embedding.batching import Cores, Cost, Plan
-from service.embedding.onnx_model import LENGTH_BORDER, OnnxModel
+from service.embedding.cuda_model import BATCHES_IN_FLIGHT, CudaModel
+from service.embedding.onnx_model import LENGTH_BORDER, Model, OnnxModel
 from service.embedding.tokenization import TokenIds
 
 logger = logging.getLogger(__name__)
@@ -41,8 +42,10 @@ CLEARLY_FASTER = 1.1
 # EmbeddingGemma at int8 on one core of a server of 2025, for those who start without measuring.
 ASSUMED_COST = Cost(batch=0.005, token=0.0004)
 
-# A GPU computes one batch at a time, and many tokens take it hardly longer than few.
+# A GPU computes one batch at a time, and many tokens take it hardly longer than few. So of two in
+# flight each costs twice as much, and one of all that waits is better. Assumed, not measured.
 GPU_COST = Cost(batch=0.003, token=0.000_01)
+GPU_COST_OF_EACH = Cost(BATCHES_IN_FLIGHT * GPU_COST.batch, BATCHES_IN_FLIGHT * GPU_COST.token)
 GPU_BATCH_TOKENS = 16_384
 
 
@@ -64,7 +67,7 @@ class Measurements:
 
 
 def plan_for(
-    model: OnnxModel,
+    model: Model,
     text: TokenIds,
     *,
     workers: int = 0,
@@ -73,15 +76,24 @@ def plan_for(
 ) -> Plan:
     """How to form batches for this model, here; what is not 0 is taken as it is given.
 
-    `text` is any that the model reads. Without `measured`, and on a GPU, constants are taken.
+    `text` is any that the model reads. Without `measured` constants are taken. They always are on
+    a GPU, where CUDA graphs are captured instead.
 
     Raises:
         InferenceError: the model failed.
     """
-    if not model.on_cpu:
-        tokens = max_batch_tokens or GPU_BATCH_TOKENS
-        plan = Plan(1, tokens, GPU_COST, GPU_COST, borders=(LENGTH_BORDER,))
-        how = "as suits a GPU"
+    if isinstance(model, CudaModel):
+        plan = Plan(
+            workers or BATCHES_IN_FLIGHT,
+            max_batch_tokens or GPU_BATCH_TOKENS,
+            GPU_COST_OF_EACH,
+            GPU_COST,
+            model.borders,
+        )
+        kernels = ", then ".join(model.attention_kernels())
+        how = f"attention by {kernels}"
+        if measured:
+            how += f", {model.capture()} shapes captured"
     elif not measured:
         all_cores = Cost(ASSUMED_COST.batch, ASSUMED_COST.token / model.threads)
         plan = _plan(workers or model.threads, max_batch_tokens, ASSUMED_COST, all_cores)

@@ -31,7 +31,9 @@ def manifest(starter_bundle: Path) -> Manifest:
 
 @pytest.fixture(scope="module")
 def model(starter_bundle: Path, manifest: Manifest) -> OnnxModel:
-    return load_model(starter_bundle, manifest)
+    loaded = load_model(starter_bundle, manifest)
+    assert isinstance(loaded, OnnxModel)
+    return loaded
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +91,6 @@ def test_ids_outside_the_vocabulary_are_an_inference_error(model: OnnxModel) -> 
 def test_the_loaded_variant_is_known(model: OnnxModel, manifest: Manifest) -> None:
     assert model.variant == manifest.variants[0]
     assert model.execution_providers == ("CPUExecutionProvider",)
-    assert model.on_cpu
 
 
 def variant(manifest: Manifest, precision: str, provider: str) -> Variant:
@@ -136,7 +137,10 @@ def test_a_graph_without_the_named_output_is_refused(
         load_model(starter_bundle, msgspec.structs.replace(manifest, output="vectors"))
 
 
-@pytest.mark.parametrize("module", ["service.embedding.onnx_model", "export.smoothing"])
+@pytest.mark.parametrize(
+    "module",
+    ["service.embedding.onnx_model", "service.embedding.cuda_model", "export.observation"],
+)
 def test_onnx_runtime_does_not_report_what_it_runs(module: str, tmp_path: Path) -> None:
     """Where it does, it leaves an id of the machine and what is still to be sent."""
     environment = clean_environment() | {"HOME": str(tmp_path)}

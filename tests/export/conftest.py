@@ -30,9 +30,9 @@ BundleOf = Callable[[str, Precision], LoadedBundle]
 
 def load_bundle(folder: Path) -> LoadedBundle:
     manifest = read_manifest(folder)
-    return LoadedBundle(
-        folder, manifest, load_tokenizer(folder, manifest), load_model(folder, manifest)
-    )
+    model = load_model(folder, manifest)
+    assert isinstance(model, OnnxModel)
+    return LoadedBundle(folder, manifest, load_tokenizer(folder, manifest), model)
 
 
 @pytest.fixture(scope="session")

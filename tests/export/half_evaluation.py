@@ -9,12 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-Array = np.ndarray[Any, np.dtype[Any]]
+Array = Any  # of numpy, of any type, bfloat16 among them
 Attributes = dict[str, Any]
 
 
@@ -131,4 +130,3 @@ OPERATORS: dict[str, Callable[..., Array]] = {
     "Unsqueeze": _unsqueeze,
     "Where": lambda _, which, a, b: np.where(which, a, b),
 }
-

@@ -76,7 +76,7 @@ def texts(*lengths: int) -> list[np.ndarray]:
     return [rng.integers(300, 2_000, length) for length in lengths]
 
 
-SHORT = texts(5, 64, WINDOW, 31)
+SHORT = texts(5, WINDOW)
 LONG = texts(WINDOW + 40, 20)
 
 

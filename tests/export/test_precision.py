@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 from export.graphs.graph import Graph, Value
 from export.precision import ARITHMETIC, quantise_rows
 from service.embedding.manifest import Precision
+from tests.export.conftest import FUSED_PRECISIONS
 
 MATRICES = hnp.arrays(
     np.float32,
@@ -26,7 +27,7 @@ def test_a_quantised_row_is_off_by_at_most_half_a_step(matrix: np.ndarray) -> No
     assert (off <= scale[:, None] * 0.501).all()
 
 
-@pytest.mark.parametrize("precision", ARITHMETIC)
+@pytest.mark.parametrize("precision", FUSED_PRECISIONS)
 @pytest.mark.parametrize("one_sided", [False, True])
 def test_a_linear_layer_is_the_product_within_its_precision(
     tmp_path: Path, precision: Precision, one_sided: bool

@@ -13,8 +13,8 @@ from export.corpus import read_corpus
 from export.graphs import gemma3
 from export.graphs.blocks import Blocks
 from export.graphs.graph import Graph
-from export.parity import cosine, embed
 from export.observation import Observed, Peaks
+from export.parity import cosine, embed
 from export.precision import Float32, Int8
 from export.smoothing import factors
 from service.embedding.onnx_model import Embeddings
