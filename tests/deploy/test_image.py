@@ -1,6 +1,7 @@
 """The image, built and run as far as that goes without a container engine."""
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -29,24 +30,39 @@ def image(folder: Path) -> Image:
     return build("cpu", folder)
 
 
-def test_it_serves_as_another_user_on_files_that_cannot_be_written(
-    image: Image, folder: Path, starter_bundle: Path
-) -> None:
+@pytest.fixture(scope="module")
+def volumes(image: Image, folder: Path, starter_bundle: Path) -> dict[Path, str]:
+    """A bundle, and a new volume: it begins with what the image has there."""
     shutil.copytree(starter_bundle, folder / "models" / starter_bundle.name)
-    # What the image has there is what a new volume begins with.
-    volumes = {folder / "models": "/models", image.root / "data": "/data"}
-    memories = "http://127.0.0.1:8080/memories"
+    return {folder / "models": "/models", image.root / "data": "/data"}
+
+
+def test_without_a_key_it_says_how_to_make_one(image: Image, volumes: dict[Path, str]) -> None:
+    with image.running([], volumes) as service:
+        assert service.process.wait(DEADLINE_SECONDS) == 2
+        assert "python -m service keys add" in service.log
+
+
+def test_it_serves_as_another_user_on_files_that_cannot_be_written(
+    image: Image, volumes: dict[Path, str]
+) -> None:
+    add_key = ["keys", "add", "--tenant", "demo", "--scope", "read", "--scope", "write"]
+    with image.running(add_key, volumes) as command:
+        assert command.process.wait(DEADLINE_SECONDS) == 0, command.log
+        (key,) = re.findall(r"^ams_\S+$", command.log, re.MULTILINE)
+    memories = ["--header", f"Authorization: Bearer {key}", "http://127.0.0.1:8080/memories"]
     with image.running([], volumes) as service:
         service.wait_until_healthy()
         assert service.user_id == 10001
         content = json.dumps({"id": "tea", "content": "Ada prefers tea."})
-        service.curl(memories, "--json", content)
+        service.curl(*memories, "--json", content)
         service.send("TERM")
         assert service.process.wait(DEADLINE_SECONDS) == 0, service.log
         assert "stopped" in service.log
     with image.running([], volumes) as service:
         service.wait_until_healthy()
-        assert json.loads(service.curl(f"{memories}/tea"))["content"] == "Ada prefers tea."
+        (memory,) = json.loads(service.curl(*memories))["memories"]
+        assert memory["content"] == "Ada prefers tea."
 
 
 def test_it_has_what_the_service_needs_and_no_more(image: Image) -> None:
