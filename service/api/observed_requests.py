@@ -19,8 +19,10 @@ logger = logging.getLogger(__name__)
 # What supervisors and scrapers ask every few seconds: logged where it fails only, and not traced.
 QUIET_PATHS = frozenset(("/health", "/health/live", "/health/ready", "/metrics"))
 
-# The method and the route of whatever is not one of ours.
+# The method and the route of whatever is not one of ours, since clients can invent any number.
 UNMATCHED = ("*", "unmatched")
+
+METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 
 # What a client may choose as the id of its request.
 REQUEST_ID = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}")
@@ -126,4 +128,7 @@ class _Answer:
 
 def _method_and_route(scope: HTTPScope) -> tuple[str, str]:
     template = scope.get("path_template")
-    return (scope["method"], template) if template else UNMATCHED
+    if not template:
+        return UNMATCHED
+    method = scope["method"]
+    return method if method in METHODS else "*", template

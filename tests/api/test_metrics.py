@@ -23,6 +23,7 @@ def test_routes_are_counted_as_declared(client: Client) -> None:
     for number in range(20):
         client.get(f"/nowhere/{number}")
         client.request(f"METHOD{number}", f"/memories/{number}")
+        client.request(f"METHOD{number}", "/mcp")
     after = scrape(client)
     labels = after.labels("memory_requests_total")
     assert {each["route"] for each in labels} >= {"/memories/{id}", "/memories/{id}/history"}
