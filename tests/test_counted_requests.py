@@ -17,6 +17,9 @@ from tests.telemetry.exposition import Scrape
 REQUESTS = 300
 AT_A_TIME = 24
 
+# As clients of MCP have to send them.
+HEADERS = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+
 # Statuses of clients that left: before they were answered, or meanwhile.
 LEFT = 499
 
@@ -43,6 +46,9 @@ def request_of(kind: str, number: int) -> tuple[str, str, bytes]:
     match kind:
         case "remember":
             return "POST", "/memories", json.dumps({"content": f"note {number}"}).encode()
+        case "mcp":
+            ping = {"jsonrpc": "2.0", "id": number, "method": "ping"}
+            return "POST", "/mcp", json.dumps(ping).encode()
         case "missing":
             return "GET", f"/memories/{number}", b""
         case "export":
@@ -59,7 +65,7 @@ def request_of(kind: str, number: int) -> tuple[str, str, bytes]:
 
 KINDS = (
     *("embed", "bulk", "empty", "failing", "left", "remember", "missing", "export", "unknown"),
-    *("wrong method", "half"),
+    *("wrong method", "half", "mcp"),
 )
 
 
@@ -86,7 +92,7 @@ async def ask_all(service: ServiceProcess, kinds: list[str]) -> tuple[Counter[in
             if kind == "left":
                 await leave(service, method, path, body)
                 return
-            response = await client.request(method, path, content=body)
+            response = await client.request(method, path, content=body, headers=HEADERS)
         statuses[response.status_code] += 1
         if path == "/v1/embeddings" and response.status_code == 200:
             tokens += response.json()["usage"]["prompt_tokens"]
@@ -141,6 +147,7 @@ async def test_every_request_is_counted_and_logged_once(service: ServiceProcess)
     answered = [line for line in lines if line["message"] == "answered"]
     assert Counter(line["status"] for line in answered) == counted
     assert len({line["request_id"] for line in answered}) == REQUESTS
+    assert [line for line in lines if line["level"] == "INFO" and "request_id" in line] == answered
     embedded = [line for line in answered if line["route"] == "/v1/embeddings"]
     whole = sum(line.get("tokens", 0) for line in embedded if line["status"] == 200)
     assert whole >= tokens

@@ -18,6 +18,9 @@ def configure_logs(level: LogLevel, format: LogFormat) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
     logging.basicConfig(handlers=[handler], level=level.upper())
+    if level == "info":
+        # MCP's SDK has a line for each request, as we have.
+        logging.getLogger("mcp").setLevel(logging.WARNING)
 
 
 class TextFormatter(logging.Formatter):
