@@ -13,9 +13,6 @@ medians over a tenth of them. It fails where that grew by 5 % or more.
 
 import argparse
 import json
-import os
-import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -39,6 +36,7 @@ from benchmarks.machine import save_report  # noqa: E402
 from benchmarks.synthetic_texts import SyntheticTexts  # noqa: E402
 from service.embedding.manifest import read_manifest  # noqa: E402
 from service.embedding.prompts import default_prompt  # noqa: E402
+from tests.service_process import running_service  # noqa: E402
 
 CLIENTS = 8
 MEDIAN_TOKENS, SPREAD = 24, 1.2
@@ -73,24 +71,13 @@ def running(bundle: Path) -> Iterator[tuple[psutil.Process, int]]:
     Raises:
         SystemExit: it ended with an error.
     """
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MEMORY_")}
-    with tempfile.TemporaryDirectory() as folder:
-        store = ("--store", f"sqlite:///{folder}/memory.db")
-        service = psutil.Popen(
-            [sys.executable, "-m", "service", "--model", bundle.resolve(), "--port", "0", *store],
-            cwd=ROOT,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        try:
-            ready = re.compile(r"ready.*127\.0\.0\.1:(\d+)")
-            yield service, int(next(filter(None, map(ready.search, service.stderr)))[1])
-        finally:
-            service.terminate()
-            service.communicate()
-    if service.returncode:
-        raise SystemExit(f"the service ended with status {service.returncode}")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running_service(Path(folder), "--model", str(bundle.resolve())) as service,
+    ):
+        yield psutil.Process(service.process.pid), service.port
+        if status := service.end():
+            raise SystemExit(f"the service ended with status {status}")
 
 
 def send(port: int, texts: list[str]) -> int:
@@ -142,7 +129,9 @@ def main() -> None:
     print(json.dumps(results, indent=1))
     if options.save:
         step = max(1, len(resident) // SAMPLES)
-        held = {n: round(resident[n - 1] / 1e6) for n in range(step, len(resident) + 1, step)}
+        held: dict[float, float] = {
+            n: round(resident[n - 1] / 1e6) for n in range(step, len(resident) + 1, step)
+        }
         save_report(options.save, __doc__.splitlines()[0], results | {"mb_after_requests": held})
         draw_series({"the service": held}, "requests", "MB", options.save.with_suffix(".svg"))
     if growth >= LIMIT:

@@ -101,6 +101,10 @@ class Connection:
         self._writer = writer
         self.usable = True
 
+    def left(self) -> bool:
+        """Whether the server has closed it, as servers do with those that are idle for long."""
+        return self._reader.at_eof()
+
     async def post(self, body: bytes) -> tuple[int, bytes]:
         """The status and the body of the answer to a JSON document."""
         length = b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
@@ -152,6 +156,8 @@ class Connections:
         """What becomes of a request; the time to connect counts."""
         due = time.perf_counter() if due is None else due
         try:
+            while self._free and self._free[-1].left():
+                await self._free.pop().close()
             connection = self._free.pop() if self._free else await self._open()
         except OSError:
             return Outcome(request, due, time.perf_counter(), 0, b"")

@@ -177,6 +177,13 @@ class Neo4jServer:
         """End it as kill -9 does."""
         raise NotImplementedError(f"{self.uri} was not started here")
 
+    def pause(self) -> None:
+        """Let it answer nothing, with its connections open, until it is told to resume."""
+        raise NotImplementedError(f"{self.uri} was not started here")
+
+    def resume(self) -> None:
+        raise NotImplementedError(f"{self.uri} was not started here")
+
 
 class _OwnServer(Neo4jServer):
     def __init__(self, version: str, folder: Path) -> None:
@@ -227,6 +234,12 @@ class _OwnServer(Neo4jServer):
 
     def kill(self) -> None:
         self._end(signal.SIGKILL)
+
+    def pause(self) -> None:
+        os.kill(self._process_id, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self._process_id, signal.SIGCONT)
 
     def _end(self, signum: signal.Signals) -> None:
         if self._watched is None:
