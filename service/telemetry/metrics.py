@@ -55,7 +55,7 @@ class Metrics:
         )
         self._request_seconds = Histogram(
             "memory_request_seconds",
-            "From the first to the last byte of the application's work on a request.",
+            "From when a request came in until its answer was sent.",
             ["method", "route"],
             buckets=SECONDS,
             registry=registry,
