@@ -17,8 +17,8 @@ from service.api.access import (
     caller_of,
     embedder_of,
     guarded,
-    identify_anyone,
     identify_by_key,
+    identify_without_keys,
     memories_of,
     tenant_of,
 )
@@ -123,6 +123,7 @@ ROUTES: dict[Access, list[BaseRouteHandler]] = {
 def create_app(settings: Settings) -> Litestar:
     """The service as an ASGI application; its lifespan holds everything that is open."""
     metrics = Metrics()
+    cors = cors_of(settings.cors_origins)
 
     @asynccontextmanager
     async def tracing(app: Litestar) -> AsyncIterator[None]:
@@ -131,9 +132,11 @@ def create_app(settings: Settings) -> Litestar:
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        app.state.identify = identify_anyone
-        if settings.api_keys is not None:
-            app.state.identify = identify_by_key(open_key_file(settings.api_keys))
+        app.state.identify = (
+            identify_without_keys(cors)
+            if settings.api_keys is None
+            else identify_by_key(open_key_file(settings.api_keys))
+        )
         async with (
             open_memories(settings, metrics) as app.state.memories,
             open_mcp(
@@ -153,7 +156,7 @@ def create_app(settings: Settings) -> Litestar:
             "tenant": Provide(tenant_of, sync_to_thread=False),
         },
         exception_handlers={Exception: answer_error},
-        cors_config=cors_of(settings.cors_origins),
+        cors_config=cors,
         before_request=refuse_compressed,
         request_max_body_size=MAX_BODY_BYTES,
         openapi_config=OpenAPIConfig(

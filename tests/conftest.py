@@ -106,5 +106,5 @@ def client(
     """The whole service with the prompted model and a new SQLite store, without a socket."""
     store = f"sqlite:///{tmp_path_factory.mktemp('store')}/memory.db"
     app = create_app(Settings(model=prompted_bundle, store=store))
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
         yield client

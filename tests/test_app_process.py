@@ -186,7 +186,7 @@ from service.settings import Settings
 settings = Settings(
     model=pathlib.Path({str(prompted_bundle)!r}), store="sqlite:///{tmp_path}/memory.db"
 )
-with TestClient(create_app(settings)) as client:
+with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
     assert client.post("/v1/embeddings", json={{"input": "a"}}).status_code == 200
 print(json.dumps(sorted({{name.partition(".")[0] for name in sys.modules}})))
 """

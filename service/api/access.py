@@ -1,10 +1,13 @@
 """Who may do what: the caller of a request, and what its route needs of a caller."""
 
+import ipaddress
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
+from litestar.config.cors import CORSConfig
 from litestar.connection import ASGIConnection
 from litestar.datastructures import Headers
 from litestar.di import NamedDependency
@@ -68,9 +71,27 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
 Identify = Callable[[Headers], Caller]
 
 
-def identify_anyone(_: Headers) -> Caller:
-    """The caller where there are no keys: everyone may do everything."""
-    return _ANYONE
+def identify_without_keys(cors: CORSConfig | None) -> Identify:
+    """Takes whoever is on this machine for one who may do everything, except for web pages.
+
+    A page of elsewhere could otherwise write here by a form; and read here, too, when it has made
+    a name of its own lead to this machine (DNS rebinding).
+    """
+
+    def identify(headers: Headers) -> Caller:
+        urls = [f"//{headers.get('host', '')}"]
+        origin = headers.get("origin")
+        if origin is not None and not (cors and cors.is_origin_allowed(origin)):
+            urls.append(origin)
+        for url in urls:
+            if not _is_this_machine(url):
+                raise Forbidden(
+                    "without API keys only http://localhost is served, and its pages, got "
+                    f"{url[:200]}; make a key with python -m service keys add"
+                )
+        return _ANYONE
+
+    return identify
 
 
 def identify_by_key(keys: KeyFile) -> Identify:
@@ -144,6 +165,14 @@ def _guard(scope: Scope | None) -> Guard:
         connection.scope["state"]["caller"] = caller
 
     return guard
+
+
+def _is_this_machine(url: str) -> bool:
+    try:
+        name = urlsplit(url).hostname or ""
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def _key_in(headers: Headers) -> str:

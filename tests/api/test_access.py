@@ -2,10 +2,15 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 import pytest
+from litestar import Litestar
+from litestar.datastructures import Headers
 from litestar.handlers import HTTPRouteHandler
+from litestar.testing import TestClient
 
-from service.api.access import Access
+from service.api.access import Access, identify_without_keys
+from service.api.cors import cors_of
 from service.app import ROUTES
+from service.errors import Forbidden
 from service.keys import Scope
 from tests.api.requests import Client, answered, created, refused, remember, search
 from tests.memory.memories import unique_tenant
@@ -172,3 +177,60 @@ def test_another_tenant_is_dumped_and_loaded_by_admins_only(http: Client) -> Non
     assert search(http, "tea") == []
     http.enter(third)
     assert search(http, "tea") == ["a"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Host": "127.0.0.1:8080"},
+        {"Host": "[::1]:8080"},
+        {"Host": "LOCALHOST"},
+        {"Origin": "http://localhost:3000"},
+        {"Origin": "http://127.0.0.1"},
+    ],
+)
+def test_without_keys_this_machine_may_do_everything(
+    client: TestClient[Litestar], headers: dict[str, str]
+) -> None:
+    assert client.get("/memories", headers=headers).status_code == 200
+    assert client.get("/metrics", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "rebound.example:8080"},
+        {"Host": "localhost.example"},
+        {"Host": "127.0.0.1.example"},
+        {"Host": "[::1"},
+        {"Host": "10.0.0.1"},
+        {"Origin": "https://page.example"},
+        {"Origin": "null"},
+        {"Origin": "http://localhost.example"},
+    ],
+)
+def test_without_keys_no_page_of_elsewhere_may_do_anything(
+    client: TestClient[Litestar], headers: dict[str, str]
+) -> None:
+    for response in (
+        client.get("/memories", headers=headers),
+        client.post("/import", content=b"", headers=headers),
+        client.post("/v1/embeddings", json={"input": "tea"}, headers=headers),
+    ):
+        assert response.status_code == 403
+        assert "without API keys only http://localhost is served" in response.text
+    assert client.get("/health/live", headers=headers).status_code == 200
+
+
+def test_without_keys_a_page_may_whose_origin_is_set() -> None:
+    identify = identify_without_keys(cors_of("https://page.example"))
+    headers = {"host": "localhost", "origin": "https://page.example"}
+    assert identify(Headers(headers)).tenant == "default"
+    with pytest.raises(Forbidden):
+        identify(Headers(headers | {"origin": "https://other.example"}))
+
+
+def test_with_keys_the_name_of_the_machine_does_not_matter(http: Client) -> None:
+    headers = {"Host": "memory.example", "Origin": "https://page.example"}
+    assert http.get("/memories", headers=headers).status_code == 200

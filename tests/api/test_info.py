@@ -105,7 +105,7 @@ def test_info_shows_the_limits_that_were_set(starter_bundle: Path, tmp_path: Pat
         workers=3,
         warm_up=False,
     )
-    with TestClient(create_app(settings)) as client:
+    with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
         info = client.get("/info").json()
         assert info["limits"] == {
             "max_tokens_per_text": 256,
@@ -121,9 +121,8 @@ def test_info_shows_the_limits_that_were_set(starter_bundle: Path, tmp_path: Pat
 
 def test_info_shows_what_the_cache_holds(starter_bundle: Path, tmp_path: Path) -> None:
     store = f"sqlite:///{tmp_path}/memory.db"
-    with TestClient(create_app(Settings(model=starter_bundle, store=store, cache_bytes=10**6))) as (
-        client
-    ):
+    settings = Settings(model=starter_bundle, store=store, cache_bytes=10**6)
+    with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
         for _ in range(3):
             client.post("/v1/embeddings", json={"input": ["red", "blue"]})
         cache = client.get("/info").json()["cache"]
