@@ -139,9 +139,7 @@ def create_app(settings: Settings) -> Litestar:
         )
         async with (
             open_memories(settings, metrics) as app.state.memories,
-            open_mcp(
-                loopback_only=settings.api_keys is None, max_body_bytes=MAX_BODY_BYTES
-            ) as app.state.mcp,
+            open_mcp(max_body_bytes=MAX_BODY_BYTES) as app.state.mcp,
         ):
             yield
 

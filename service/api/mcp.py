@@ -23,11 +23,8 @@ async def serve_mcp(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @asynccontextmanager
-async def open_mcp(*, loopback_only: bool, max_body_bytes: int) -> AsyncIterator[ASGIApp | None]:
-    """The server of MCP; None where the SDK is not installed.
-
-    `loopback_only` refuses requests that call this machine by another name.
-    """
+async def open_mcp(*, max_body_bytes: int) -> AsyncIterator[ASGIApp | None]:
+    """The server of MCP; None where the SDK is not installed."""
     try:
         from service.mcp.http import open_http_server
     except ModuleNotFoundError as error:
@@ -35,9 +32,7 @@ async def open_mcp(*, loopback_only: bool, max_body_bytes: int) -> AsyncIterator
             raise
         yield None
         return
-    async with open_http_server(
-        _admit, loopback_only=loopback_only, max_body_bytes=max_body_bytes
-    ) as server:
+    async with open_http_server(_admit, max_body_bytes=max_body_bytes) as server:
         yield server  # type: ignore[misc]  # what Starlette calls an ASGI application
 
 

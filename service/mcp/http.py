@@ -5,17 +5,12 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
-from mcp.server.transport_security import TransportSecuritySettings
 
 from service.mcp.server import Context, create_server
 from service.mcp.tool import Access
 
 if TYPE_CHECKING:
     from service.memory.memories import Memories
-
-# What a browser on this machine calls this machine. A page that calls it otherwise has made a name
-# of its own lead here (DNS rebinding), and could use what needs no key.
-LOOPBACK = ("127.0.0.1:*", "localhost:*", "[::1]:*")
 
 # Gives the memories and the tenant of the request of an ASGI scope; raises a ServiceError where its
 # caller may not do what needs this access.
@@ -24,12 +19,9 @@ AdmitScope = Callable[[Any, Access], tuple["Memories", str]]
 
 @asynccontextmanager
 async def open_http_server(
-    admit_scope: AdmitScope, *, loopback_only: bool, max_body_bytes: int
+    admit_scope: AdmitScope, *, max_body_bytes: int
 ) -> AsyncIterator[StreamableHTTPASGIApp]:
-    """The application; each request stands by itself, so that any process can answer it.
-
-    `loopback_only` refuses requests that call this machine by another name.
-    """
+    """The application; each request stands by itself, so that any process can answer it."""
 
     async def admit(context: Context, access: Access) -> "tuple[Memories, str]":
         assert context.request is not None
@@ -39,11 +31,6 @@ async def open_http_server(
         create_server(admit),
         stateless=True,
         json_response=True,
-        security_settings=TransportSecuritySettings(
-            enable_dns_rebinding_protection=loopback_only,
-            allowed_hosts=list(LOOPBACK),
-            allowed_origins=[f"http://{host}" for host in LOOPBACK],
-        ),
         max_request_body_size=max_body_bytes,
     )
     async with manager.run():
