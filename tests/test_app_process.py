@@ -1,6 +1,5 @@
 import asyncio
 import json
-import signal
 import socket
 import subprocess
 import sys
@@ -196,70 +195,6 @@ print(json.dumps(sorted({{name.partition(".")[0] for name in sys.modules}})))
     modules = json.loads(done.stdout)
     assert "onnxruntime" in modules
     assert set(MISSING).isdisjoint(modules)
-
-
-def begin_embedding(service: ServiceProcess, texts: int) -> socket.socket:
-    """A connection with a request that the application has begun to read and not yet answered."""
-    body = json.dumps({"input": different_texts(texts)}).encode()
-    connection = socket.create_connection(("127.0.0.1", service.port), timeout=DEADLINE_SECONDS)
-    head = (
-        "POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n"
-    )
-    connection.sendall(head.encode())
-    assert connection.recv(1_000).startswith(b"HTTP/1.1 100 Continue")
-    connection.sendall(body)
-    return connection
-
-
-def read_answer(connection: socket.socket) -> tuple[bytes, bytes]:
-    """The head and the body of what is answered until the connection is closed."""
-    received = b""
-    while more := connection.recv(1 << 16):
-        received += more
-    head, _, body = received.partition(b"\r\n\r\n")
-    return head, body
-
-
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_accepted_requests_finish(
-    prompted_bundle: Path, tmp_path: Path, signum: int
-) -> None:
-    """Told twice, as `uv run` and supervisors that signal a whole group do."""
-    flags = ("--model", str(prompted_bundle), "--shutdown-grace-seconds", str(DEADLINE_SECONDS))
-    with running_service(tmp_path, *flags) as service:
-        port = service.port
-        idle = socket.create_connection(("127.0.0.1", port))
-        with idle, begin_embedding(service, texts=200) as connection:
-            service.process.send_signal(signum)
-            service.wait_for("stopping; finishing 1 requests")
-            service.process.send_signal(signum)
-            head, body = read_answer(connection)
-        assert head.startswith(b"HTTP/1.1 200")
-        assert len(json.loads(body)["data"]) == 200
-        assert service.wait() == 0
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", port))
-        assert "Traceback" not in service.log
-
-
-def test_what_is_not_finished_in_the_grace_is_an_error(
-    prompted_bundle: Path, tmp_path: Path
-) -> None:
-    flags = ("--model", str(prompted_bundle), "--shutdown-grace-seconds", "0")
-    with (
-        running_service(tmp_path, *flags) as service,
-        begin_embedding(service, texts=2_000),
-    ):
-        assert service.end() == 1
-        assert "1 requests did not finish in 0 s" in service.log
-
-
-def test_nothing_is_computed_for_a_client_that_left(prompted_bundle: Path, tmp_path: Path) -> None:
-    with running_service(tmp_path, "--model", str(prompted_bundle)) as service:
-        begin_embedding(service, texts=2_000).close()
-        assert httpx.get(f"{service.url}/health/live").status_code == 200
-        assert service.end() == 0
 
 
 def test_a_client_that_leaves_while_it_sends_is_no_error(
