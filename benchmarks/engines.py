@@ -34,7 +34,7 @@ _WARM_UP_RUNS = 2
 def open_engine(name: str, folder: Path, threads: int) -> Iterator[Engine]:
     """The engine called `name`, over the bundle, checkpoint or exported graph in `folder`."""
     if name.startswith("sentence-transformers"):
-        yield _sentence_transformers(folder, threads, bf16=name.endswith("bf16"))
+        yield _sentence_transformers(folder, threads, set(name.split()))
     elif name.startswith("optimum"):
         file = "model_int8.onnx" if name.endswith("int8") else "model.onnx"
         yield _onnx(folder / file, threads)
@@ -43,17 +43,25 @@ def open_engine(name: str, folder: Path, threads: int) -> Iterator[Engine]:
             yield _products(folder, threads, pool)
     else:
         with asyncio.Runner() as runner:
-            yield from _bundle(folder, threads, runner)
+            yield from _bundle(folder, name.split()[-1], threads, runner)
 
 
-def _bundle(folder: Path, threads: int, runner: asyncio.Runner) -> Iterator[Engine]:
+def _bundle(folder: Path, precision: str, threads: int, runner: asyncio.Runner) -> Iterator[Engine]:
     """The texts of a batch as the service computes those of a request, tokenized already."""
-    from service.embedding.manifest import read_manifest
+    import msgspec
+
+    from service.embedding.manifest import Precision, read_manifest
     from service.embedding.onnx_model import load_model
     from service.embedding.scheduler import open_scheduler
     from service.embedding.warm_up import plan_for
 
-    model = load_model(folder, read_manifest(folder), threads=threads, one_core=True)
+    model = load_model(
+        folder,
+        read_manifest(folder),
+        precision=msgspec.convert(precision, Precision),
+        threads=threads,
+        one_core=True,
+    )
     plan = plan_for(model, np.arange(300, 316))
     opening = open_scheduler(model.run, plan, max_queued_tokens=10**9)
     scheduler = runner.run(opening.__aenter__())
@@ -125,21 +133,26 @@ def _products(folder: Path, threads: int, pool: ThreadPoolExecutor) -> Engine:
     return run
 
 
-def _sentence_transformers(folder: Path, threads: int, *, bf16: bool) -> Engine:
+def _sentence_transformers(folder: Path, threads: int, options: set[str]) -> Engine:
+    """On the processor unless one of the options is `cuda`; `bf16`, `flash-attention`."""
     import torch
     from sentence_transformers import SentenceTransformer
 
     torch.set_num_threads(threads)
-    dtype = torch.bfloat16 if bf16 else torch.float32
+    device = "cuda" if "cuda" in options else "cpu"
+    dtype = torch.bfloat16 if "bf16" in options else torch.float32
+    kwargs = {"dtype": dtype}
+    if "flash-attention" in options:
+        kwargs["attn_implementation"] = "flash_attention_2"
     model = SentenceTransformer(
-        str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": dtype}
+        str(folder), device=device, local_files_only=True, model_kwargs=kwargs
     ).to(dtype)
 
     def run(ids: Ids) -> npt.NDArray[np.float32]:
-        input_ids = torch.from_numpy(ids)
+        input_ids = torch.from_numpy(ids).to(device)
         features = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
         with torch.inference_mode():
-            embeddings = model(features)["sentence_embedding"].float().numpy()
+            embeddings = model(features)["sentence_embedding"].float().cpu().numpy()
         return np.asarray(embeddings, np.float32)
 
     return run
