@@ -30,6 +30,9 @@ from service.api.health import healthy, live, ready
 from service.api.info import info
 from service.api.many_memories import delete_memories, list_memories, remember_batch
 from service.api.mcp import open_mcp, serve_mcp
+from service.api.mem0 import entities as mem0_entities
+from service.api.mem0 import memories as mem0
+from service.api.mem0.not_served import NOT_SERVED
 from service.api.memories import (
     change_memory,
     forget,
@@ -80,7 +83,7 @@ API_KEY = SecurityScheme(
 # Each route by what its caller needs.
 ROUTES: dict[Access, list[BaseRouteHandler]] = {
     "nothing": [to_docs, live, ready, healthy],
-    "any key": [list_models, describe_model, info, serve_mcp],
+    "any key": [list_models, describe_model, info, serve_mcp, mem0_entities.ping, *NOT_SERVED],
     "embed": [
         create_embeddings,
         embed,
@@ -102,6 +105,12 @@ ROUTES: dict[Access, list[BaseRouteHandler]] = {
         list_contexts,
         read_stats,
         export_memories,
+        mem0.search_memories,
+        mem0.list_memories,
+        mem0.list_scope,
+        mem0.read_memory,
+        mem0.read_history,
+        mem0_entities.list_entities,
     ],
     "write": [
         remember,
@@ -115,6 +124,14 @@ ROUTES: dict[Access, list[BaseRouteHandler]] = {
         relate,
         unrelate,
         import_memories,
+        mem0.add,
+        mem0.update_memory,
+        mem0.update_batch,
+        mem0.delete_memory,
+        mem0.delete_memories,
+        mem0.delete_batch,
+        mem0_entities.delete_entity,
+        mem0_entities.reset,
     ],
     "admin": [read_metrics],
 }

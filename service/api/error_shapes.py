@@ -8,7 +8,7 @@ from litestar import Response
 
 from service.telemetry.running_request import running_request
 
-Shape = Literal["problem", "openai", "tei", "cohere"]
+Shape = Literal["problem", "openai", "tei", "cohere", "mem0"]
 
 OpenAIType = Literal["invalid_request_error", "rate_limit_error", "server_error"]
 TeiType = Literal["Unhealthy", "Backend", "Overloaded", "Validation", "Empty"]
@@ -55,6 +55,13 @@ class TeiError(msgspec.Struct):
     error_type: TeiType
 
 
+class Mem0Error(msgspec.Struct):
+    """An error as mem0's clients read it."""
+
+    detail: str
+    code: str
+
+
 class CohereError(msgspec.Struct):
     """An error as Cohere's clients read it."""
 
@@ -78,6 +85,8 @@ def shape_of(path: str) -> Shape:
             return "tei"
         case ["v2", "embed"]:
             return "cohere"
+        case ["mem0", *_]:
+            return "mem0"
         case _:
             return "problem"
 
@@ -147,9 +156,14 @@ def _cohere(problem: Problem, detail: str, _: str | None) -> tuple[int, CohereEr
     return 400 if problem.status == 422 else problem.status, CohereError(detail)
 
 
+def _mem0(problem: Problem, detail: str, _: str | None) -> tuple[int, Mem0Error]:
+    return problem.status, Mem0Error(detail, problem.code)
+
+
 _WRITERS: dict[Shape, Callable[[Problem, str, str | None], tuple[int, Any]]] = {
     "problem": _problem,
     "openai": _openai,
     "tei": _tei,
     "cohere": _cohere,
+    "mem0": _mem0,
 }

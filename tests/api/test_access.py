@@ -1,3 +1,4 @@
+import re
 from collections.abc import Iterator
 from typing import Any, get_args
 
@@ -28,7 +29,7 @@ def requests_of(access: Access) -> Iterator[tuple[str, str]]:
         methods = handler.http_methods if isinstance(handler, HTTPRouteHandler) else {"POST"}
         for method in sorted(methods):
             for path in handler.paths:
-                yield method, path.replace("{id:str}", "a").replace("{model:str}", "a")
+                yield method, re.sub(r"{\w+:\w+}", "a", path)
 
 
 GUARDED = [

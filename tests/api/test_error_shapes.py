@@ -36,6 +36,8 @@ def written(shape: Shape, problem: Problem) -> tuple[int | None, Any]:
         ("/embed/", "tei"),
         ("/similarity", "tei"),
         ("/v2/embed", "cohere"),
+        ("/mem0/v1/memories", "mem0"),
+        ("/mem0/nothing", "mem0"),
         ("/v2/nothing", "problem"),
         ("/embed/more", "problem"),
         ("/memories", "problem"),

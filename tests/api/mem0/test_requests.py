@@ -1,0 +1,82 @@
+"""The routes without the client; tests/clients/test_mem0.py has the client."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from litestar.handlers import HTTPRouteHandler
+
+from service.api.mem0.not_served import NOT_SERVED
+from service.app import ROUTES
+from tests.api.requests import Client, answered
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda nested: (
+        st.lists(nested, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["AND", "NOT", "user_id", "created_at", "metadata", "in", "gte", "x"]),
+            nested,
+            max_size=3,
+        )
+    ),
+    max_leaves=8,
+)
+FIELDS = (
+    *("messages", "user_id", "filters", "metadata", "timestamp", "expiration_date", "text"),
+    *("query", "top_k", "threshold", "fields", "page", "page_size", "memories", "categories"),
+)
+WITH_BODY = [
+    (method, path)
+    for handlers in ROUTES.values()
+    for handler in handlers
+    if isinstance(handler, HTTPRouteHandler) and handler not in NOT_SERVED
+    for method in handler.http_methods
+    for path in handler.paths
+    if path.startswith("/mem0/v") and method in ("POST", "PUT")
+]
+
+
+@pytest.mark.parametrize(("method", "path"), WITH_BODY)
+def test_no_request_makes_the_service_fail(http: Client, method: str, path: str) -> None:
+    path = path.replace("{id:str}", "a")
+
+    @settings(max_examples=25, deadline=None)
+    @given(st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=4))
+    def send(body: dict[str, Any]) -> None:
+        answer = http.request(method, path, json=body)
+        assert answer.status_code < 500 or answer.status_code == 501, (body, answer.text)
+        if answer.status_code >= 400:
+            assert answer.headers["content-type"] == "application/json"
+            assert set(answer.json()) == {"detail", "code"}
+
+    send()
+
+
+def test_the_tenant_is_the_project(http: Client) -> None:
+    ping = answered(http.get("/mem0/v1/ping/"))
+    assert ping["status"] == "ok"
+    assert ping["project_id"] == ping["org_id"] != ""
+
+
+def test_a_memory_outlives_its_first_version(http: Client) -> None:
+    body = {"messages": "I drink tea.", "user_id": "ada"}
+    (memory,) = answered(http.post("/mem0/memories", json=body))["results"]
+    path = f"/mem0/memories/{memory['id']}"
+    answered(http.put(path, json={"text": "I drink rum."}))
+    answered(http.delete(f"/memories/{memory['id']}"))
+    assert answered(http.get(path))["memory"] == "I drink rum."
+    answered(http.delete(path))
+    assert http.get(path).json()["code"] == "memory_not_found"
+
+
+@pytest.mark.parametrize("filters", ['{"user_id": "ada"}', "{'user_id': 'ada'}"])
+def test_filters_in_a_query_are_json_or_what_python_writes(http: Client, filters: str) -> None:
+    for user in ("ada", "bob"):
+        answered(http.post("/mem0/memories", json={"messages": "tea", "user_id": user}))
+    answered(http.delete("/mem0/v1/memories/", params={"filters": filters}))
+    (left,) = answered(http.get("/mem0/memories"))["results"]
+    assert left["user_id"] == "bob"
+    refused = http.delete("/mem0/v1/memories/", params={"filters": "__import__('os')"})
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid_filter")
