@@ -37,6 +37,7 @@ _MAIN_CLASS = {
     "5.26.30": "org.neo4j.server.CommunityEntryPoint",
     "2026.08.1": "org.neo4j.server.Neo4jCommunity",
 }
+_ADMIN_CLASS = "org.neo4j.cli.AdminTool"
 _HEAP = "512m"
 _JVM_FLAGS = (
     f"-Xms{_HEAP}",
@@ -182,6 +183,11 @@ class Neo4jServer:
         raise NotImplementedError(f"{self.uri} was not started here")
 
     def resume(self) -> None:
+        """Let it go on."""
+        raise NotImplementedError(f"{self.uri} was not started here")
+
+    def administer(self, *arguments: str) -> None:
+        """Run neo4j-admin on its files, while it is stopped."""
         raise NotImplementedError(f"{self.uri} was not started here")
 
 
@@ -240,6 +246,16 @@ class _OwnServer(Neo4jServer):
 
     def resume(self) -> None:
         os.kill(self._process_id, signal.SIGCONT)
+
+    def administer(self, *arguments: str) -> None:
+        java, _ = _java(self.version) or ("java", 0)
+        home = {"NEO4J_HOME": str(self._folder), "NEO4J_CONF": str(self._folder / "conf")}
+        subprocess.run(
+            [java, *_JVM_FLAGS, "-cp", f"{_jars(self.version)}/*", _ADMIN_CLASS, *arguments],
+            env=os.environ | home,
+            check=True,
+            capture_output=True,
+        )
 
     def _end(self, signum: signal.Signals) -> None:
         if self._watched is None:

@@ -8,7 +8,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.service_process import REPOSITORY, ServiceProcess, clean_environment, running_service
+from tests.neo4j_server import running_neo4j, versions_to_test
+from tests.service_process import (
+    DEADLINE_SECONDS,
+    REPOSITORY,
+    ServiceProcess,
+    clean_environment,
+    running_service,
+)
 
 README = (REPOSITORY / "deploy" / "README.md").read_text()
 COMMANDS: list[str] = [
@@ -25,6 +32,12 @@ BACK_UP = "docker exec memory "
 def command(beginning: str) -> str:
     (found,) = [command for command in COMMANDS if command.startswith(beginning)]
     return found
+
+
+def inline(beginning: str) -> str:
+    """A command that stands within a sentence."""
+    (found,) = re.findall(rf"`({beginning}[^`]*)`", README)
+    return str(found)
 
 
 def run(command: str, folder: Path, **variables: str) -> str:
@@ -71,3 +84,34 @@ def test_backups_hold_what_is_there(starter_bundle: Path, tmp_path: Path) -> Non
     with running_service(tmp_path, *flags, "--store", "sqlite:///new.db") as new:
         run(here(command(IMPORT), new), tmp_path, KEY=key)
         assert contents(new) == ["Ada prefers tea."]
+
+
+@pytest.mark.slow
+def test_a_dump_of_neo4j_holds_what_was_there(
+    starter_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backups = tmp_path / "backups"
+    backups.mkdir()
+    _, _, dump = command("compose run --rm --no-deps --volume").partition(" neo4j-admin ")
+    load = inline("neo4j-admin database load").removeprefix("neo4j-admin ")
+
+    with running_neo4j(versions_to_test()[-1], tmp_path / "neo4j") as server:
+
+        def administer(words: str) -> None:
+            server.stop()
+            server.administer(*words.replace("=/backups", f"={backups}").split())
+            server.start()
+
+        flags = ("--model", str(starter_bundle), "--store", server.uri)
+        monkeypatch.setenv("NEO4J_USERNAME", server.username)
+        monkeypatch.setenv("NEO4J_PASSWORD", server.password)
+        with (
+            running_service(tmp_path, *flags) as service,
+            httpx.Client(base_url=service.url, timeout=DEADLINE_SECONDS) as client,
+        ):
+            client.post("/memories", json={"content": "Ada prefers tea."}).raise_for_status()
+            administer(dump)
+            client.post("/memories", json={"content": "Lost."}).raise_for_status()
+            administer(load)
+            (memory,) = client.get("/memories").json()["memories"]
+            assert memory["content"] == "Ada prefers tea."
