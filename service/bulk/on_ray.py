@@ -18,6 +18,7 @@ from service.settings import Settings
 try:
     import ray
     import ray.data
+    import ray.exceptions
 except ModuleNotFoundError:
     raise InvalidSettings("--ray takes Ray; install it with: uv sync --extra ray") from None
 
@@ -62,6 +63,8 @@ def embed_on_ray(
             if row["error"]:
                 raise UnusableFile(row["error"])
             yield row["rows"]
+    except ray.exceptions.RayError as error:
+        raise UnusableFile(f"the cluster did not finish {job.input}: {error}") from error
     finally:
         ray.shutdown()
 

@@ -291,18 +291,16 @@ def test_every_text_is_taken_once_in_batches_that_keep_to_the_plan(
 
 @given(
     lengths=st.lists(st.integers(1, 300), min_size=1, max_size=60),
-    idle=st.lists(st.integers(0, 1), min_size=60, max_size=60),
     workers=st.integers(1, 4),
+    computing=st.integers(0, 3),
 )
 def test_a_repeatable_plan_takes_the_same_batches_whoever_is_idle(
-    lengths: list[int], idle: list[int], workers: int
+    lengths: list[int], workers: int, computing: int
 ) -> None:
-    plan = replace(PLAN, repeatable=True, all_cores=PLAN.one_core)
-    first = queue_of(plan, lengths)
-    second = queue_of(replace(plan, workers=workers), lengths)
-    for computing in idle:
-        one, other = first.take(computing), second.take(min(computing, workers - 1))
-        if one is None or other is None:
-            assert one is other
-            break
-        assert [text.length for text in one.texts] == [text.length for text in other.texts]
+    one_core = PLAN.one_core
+    plan = Plan(workers, 256, one_core=one_core, all_cores=one_core, repeatable=True)
+    alone = queue_of(replace(plan, workers=1), lengths)
+    together = queue_of(plan, lengths)
+    expected = [lengths_of(batch) for batch in drain(alone)]
+    taken = drain(together, computing=min(computing, workers - 1))
+    assert [lengths_of(batch) for batch in taken] == expected
