@@ -73,6 +73,7 @@ BODIES: dict[Shape, type[msgspec.Struct]] = {
     "openai": OpenAIError,
     "tei": TeiError,
     "cohere": CohereError,
+    "mem0": Mem0Error,
 }
 
 
