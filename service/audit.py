@@ -1,6 +1,7 @@
 """The audit log: a line for all that deletes, imports, or changes keys."""
 
 import logging
+import os
 from typing import Literal
 
 logger = logging.getLogger("service.audit")
@@ -12,6 +13,11 @@ logger.setLevel(logging.INFO)
 MAX_WHAT = 500
 
 Action = Literal["delete", "import", "add key", "revoke key"]
+
+
+def command_line_user() -> str:
+    """Who gave this command."""
+    return f"command line, user {os.getuid()}"
 
 
 def audit(action: Action, *, by: str, tenant: str, what: str, count: int) -> None:

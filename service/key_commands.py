@@ -1,6 +1,5 @@
 """The commands that change who may do what: keys add, list and revoke."""
 
-import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -9,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from service import keys
-from service.audit import audit
+from service.audit import audit, command_line_user
 from service.errors import InvalidSettings
 from service.keys import Key, Limits, Scope
 from service.settings import Settings
@@ -36,7 +35,7 @@ def add_key(
         )
     except OSError as error:
         raise _cannot("written", path, error) from error
-    audit("add key", by=_user(), tenant=tenant, what=key.id, count=1)
+    audit("add key", by=command_line_user(), tenant=tenant, what=key.id, count=1)
     print(secret)
     print("This key is shown only now: keep it where its user finds it.", file=sys.stderr)
 
@@ -67,7 +66,7 @@ def revoke_key(settings: Settings, id: str) -> None:
         key = keys.revoke_key(path, id)
     except OSError as error:
         raise _cannot("written", path, error) from error
-    audit("revoke key", by=_user(), tenant=key.tenant, what=key.id, count=1)
+    audit("revoke key", by=command_line_user(), tenant=key.tenant, what=key.id, count=1)
 
 
 def _describe(key: Key) -> str:
@@ -91,10 +90,6 @@ def _file(settings: Settings) -> Path:
     if settings.api_keys is None:
         raise InvalidSettings("MEMORY_API_KEYS is not set; expected the file of API keys")
     return settings.api_keys
-
-
-def _user() -> str:
-    return f"command line, user {os.getuid()}"
 
 
 def _cannot(verb: str, path: Path, error: OSError) -> InvalidSettings:

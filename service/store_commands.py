@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from service.audit import audit, command_line_user
 from service.embedding.manifest import read_manifest
 from service.errors import InvalidInput, InvalidSettings, StoreLoadError
 from service.memory import open_store
@@ -107,7 +108,7 @@ async def _load(settings: Settings, file: Path) -> None:
         loading = load(
             store, lines, tenant=DEFAULT_TENANT, other_tenants=True, embed=embedding.embed
         )
-        await _report(loading, None)
+        await _report(loading, None, of=str(file))
 
 
 async def _migrate(settings: Settings, source: str, target: str) -> None:
@@ -126,7 +127,7 @@ async def _migrate(settings: Settings, source: str, target: str) -> None:
                 other_tenants=True,
                 embed=_nothing_to_embed,
             )
-            await _report(loading, await _count(origin))
+            await _report(loading, await _count(origin), of=source)
 
 
 async def _re_embed(settings: Settings) -> None:
@@ -175,7 +176,7 @@ async def _nothing_to_embed(memories: Sequence[Memory]) -> Sequence[Embedding]:
     raise AssertionError(f"{len(memories)} memories came without an embedding of the same model")
 
 
-async def _report(loading: AsyncIterator[Progress], total: int | None) -> None:
+async def _report(loading: AsyncIterator[Progress], total: int | None, *, of: str) -> None:
     latest = Progress()
     try:
         with show_progress("lines", total) as progress:
@@ -183,6 +184,10 @@ async def _report(loading: AsyncIterator[Progress], total: int | None) -> None:
                 progress.update(latest.lines - progress.n)
     except InvalidInput as error:
         raise StoreLoadError(f"not a dump, or a damaged one: {error}") from None
+    finally:
+        if written := latest.created + latest.replaced:
+            what = f"memories of {of}"
+            audit("import", by=command_line_user(), tenant="*", what=what, count=written)
     counts = msgspec.structs.asdict(latest)
     print(", ".join(f"{name} {count:,}" for name, count in counts.items()), file=sys.stderr)
 

@@ -143,7 +143,9 @@ def test_a_dump_loads_into_another_store_as_it_was(
     succeed("dump", str(dump), MEMORY_STORE=url_of(filled))
     assert not dump.with_name("dump.jsonl.partial").exists()
     variables = {"MEMORY_STORE": copy, "MEMORY_MODEL": str(starter_bundle)}
-    counts = succeed("load", str(dump), **variables).stderr.splitlines()[-1]
+    *_, audit, counts = succeed("load", str(dump), **variables).stderr.splitlines()
+    assert 'audit action=import by="command line, user ' in audit
+    assert audit.endswith("count=6")
     assert counts == (
         "lines 15, created 6, replaced 0, unchanged 0, kept 0, embedded 0, relations 6, dropped 0"
     )

@@ -221,7 +221,7 @@ def _describe(request: Request[Any, Any, Any], error: HTTPException) -> str:
             allowed = (error.headers or {}).get("allow", "another method")
             return f"expected {allowed}, got {request.method}"
         case 413:
-            limit = request.app.request_max_body_size
+            limit = request.route_handler.resolve_request_max_body_size()
             return f"expected a body of at most {limit:,} bytes; send it in several requests"
         case 400 if isinstance(error.extra, list):
             return "; ".join(_describe_field(**field) for field in error.extra)

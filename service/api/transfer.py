@@ -3,6 +3,7 @@
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import IO, Annotated, Any
 
@@ -17,7 +18,7 @@ from litestar.response import Stream
 from service.api.access import Caller
 from service.api.problems import MEMORY_ERRORS, PROBLEMS
 from service.audit import audit
-from service.errors import RateLimited, ServiceError
+from service.errors import RateLimited, ServiceError, StoreUnavailable
 from service.memory.knowledge_graph_file import as_dump
 from service.memory.memories import Memories
 from service.memory.model import Embedding, Memory
@@ -27,6 +28,9 @@ from service.telemetry.running_request import note_problem
 JSON_LINES = "application/x-ndjson"
 
 CHUNK_BYTES = 1 << 20
+
+# Some two million memories with their embeddings; more are for python -m service load.
+MAX_IMPORT_BYTES = 16 << 30
 
 OfTenant = Annotated[
     str | None,
@@ -113,7 +117,7 @@ async def export_memories(
     tags=["transfer"],
     operation_id="import",
     media_type=JSON_LINES,
-    request_max_body_size=None,
+    request_max_body_size=MAX_IMPORT_BYTES,
     responses={
         200: ResponseSpec(
             ImportProgress,
@@ -138,14 +142,19 @@ async def import_memories(
     """
     tenant = caller.acting_for(of_tenant)
     # Few clients read an answer while they still send, so that the body has to wait somewhere.
-    body = await asyncio.to_thread(tempfile.TemporaryFile)
     try:
-        async for chunk in request.stream():
-            await asyncio.to_thread(body.write, chunk)
-        body.seek(0)
-    except BaseException:
-        body.close()
-        raise
+        with ExitStack() as unless_complete:
+            body = await asyncio.to_thread(tempfile.TemporaryFile)
+            unless_complete.callback(body.close)
+            async for chunk in request.stream():
+                await asyncio.to_thread(body.write, chunk)
+            body.seek(0)
+            unless_complete.pop_all()
+    except OSError as error:
+        raise StoreUnavailable(
+            f"the import cannot be kept while it arrives ({error.strerror}); send it in parts, or "
+            "use python -m service load"
+        ) from error
     return Stream(_load(memories, caller, tenant, body), media_type=JSON_LINES)
 
 

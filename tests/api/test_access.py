@@ -1,5 +1,6 @@
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, get_args
 
 import pytest
@@ -144,6 +145,22 @@ def test_memories_are_limited(http: Client) -> None:
     answered(http.post("/memories", json=replaced))
     answered(http.delete("/memories/a"))
     created(http.post("/memories", json={"content": "four"}))
+
+
+def test_of_requests_at_the_same_time_no_more_are_kept_than_allowed(http: Client) -> None:
+    http.enter(unique_tenant(), max_memories=5)
+    with ThreadPoolExecutor(8) as clients:
+        statuses = list(
+            clients.map(
+                lambda number: (
+                    http.post("/memories", json={"content": f"note {number}"}).status_code
+                ),
+                range(16),
+            )
+        )
+    kept = answered(http.get("/stats"))["memories"]
+    assert 0 < kept == statuses.count(201) <= 5
+    assert set(statuses) == {201, 403}
 
 
 def test_an_import_ends_where_there_may_be_no_more_memories(http: Client) -> None:

@@ -1,5 +1,6 @@
 import base64
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.api.requests import Client, answered, relate, remember, search, serving, supersede
+from tests.api.requests import (
+    Client,
+    answered,
+    refused,
+    relate,
+    remember,
+    search,
+    serving,
+    supersede,
+)
 from tests.memory.memories import unique_tenant
 
 LATER = "2100-01-01T00:00:00Z"
@@ -296,3 +306,18 @@ def test_an_export_is_loaded_by_a_service_with_another_model(
     with serving(prompted_bundle, f"sqlite:///{tmp_path}/memory.db") as other:
         assert imported(other, dump)["embedded"] == 4
         assert search(other, "What does Ada like?", limit=1) == ["water"]
+
+
+def test_an_import_that_finds_no_room_is_refused(
+    http: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    response = http.post("/import", content=b"{}")
+    assert "No such file or directory" in refused(response, 503, "store_unavailable")
+    assert answered(http.get("/stats"))["memories"] == 0
+
+
+def test_an_import_is_bounded_before_it_is_read(http: Client) -> None:
+    headers = {"Content-Length": str(17 << 30)}
+    response = http.post("/import", content=b"{}", headers=headers)
+    assert "at most 17,179,869,184 bytes" in refused(response, 413, "body_too_large")

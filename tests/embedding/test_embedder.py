@@ -29,6 +29,7 @@ from service.errors import (
     InvalidInput,
     ModelLoadError,
     Overloaded,
+    RateLimited,
     TextTooLong,
     UnsupportedDimensions,
 )
@@ -219,6 +220,46 @@ async def test_a_full_queue_refuses_and_serves_again(prompted_bundle: Path) -> N
         assert refused
         assert all(isinstance(error, Overloaded) for error in refused)
         await embedder.embed([f"{n} " * 200 for n in range(8)], prompt="")
+
+
+class Purse:
+    """Pays for tokens, from some that it has."""
+
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
+
+    def take_tokens(self, tokens: int) -> None:
+        if tokens > self.tokens:
+            raise RateLimited("all spent", retry_after=1)
+        self.tokens -= tokens
+
+    def give_tokens_back(self, tokens: int) -> None:
+        self.tokens += tokens
+
+
+async def test_what_is_embedded_is_paid_for_before(prompted_bundle: Path) -> None:
+    async with embedder_of(prompted_bundle) as embedder:
+        purse = Purse(10)
+        paying = embedder.on_account(purse)
+        embedded = await paying.embed(["tea", "red planet"], prompt="")
+        assert purse.tokens == 10 - sum(embedded.tokens) == 3
+        with pytest.raises(RateLimited):
+            await paying.embed(["red planet"], prompt="")
+        assert purse.tokens == 3
+        await embedder.embed(["red planet"], prompt="")
+
+
+async def test_what_the_queue_refuses_costs_nothing(prompted_bundle: Path) -> None:
+    async with embedder_of(prompted_bundle, max_queued_tokens=2_000) as embedder:
+        purse = Purse(100_000)
+        paying = embedder.on_account(purse)
+        texts = [[f"{n} " * 200 for n in range(i, i + 8)] for i in range(0, 32, 8)]
+        results = await asyncio.gather(
+            *(paying.embed(some, prompt="") for some in texts), return_exceptions=True
+        )
+        done = [result for result in results if not isinstance(result, BaseException)]
+        assert len(done) < len(results)
+        assert 100_000 - purse.tokens == sum(sum(embedded.tokens) for embedded in done)
 
 
 async def test_the_same_text_takes_room_once(prompted_bundle: Path) -> None:
