@@ -30,6 +30,10 @@ RECALL = "curl -s http://127.0.0.1:8080/recall"
 EMBED = "curl -s http://127.0.0.1:8080/v1/embeddings"
 EXPORT_MEMORIES = "curl -s 'http://127.0.0.1:8080/export?embeddings=true' > memories.jsonl"
 MIGRATE = "uv run python -m service migrate --from sqlite:///copy.db --to neo4j://127.0.0.1:7687"
+ADD_KEY = (
+    "uv run python -m service keys add --api-keys keys.json --tenant acme --scope read "
+    "--scope write | cut -c 1-4"
+)
 PRODUCTION = "uv sync --no-default-groups --group cpu"
 
 
@@ -133,9 +137,9 @@ def test_no_command_is_left_out() -> None:
         EMBED,
         EXPORT,
         CHECK,
-        "from openai import OpenAI",
         EXPORT_MEMORIES,
         MIGRATE,
+        ADD_KEY,
         PRODUCTION,
     ]
 
@@ -184,12 +188,11 @@ def test_memories_move_between_stores(clone: Path, port: str, running_server: Ge
         assert "created 1" in done.stderr
 
 
-def test_the_official_client_prints_what_is_shown(clone: Path, port: str) -> None:
-    client = block("from openai")
-    script = clone / "example.py"
-    script.write_text(client.code.replace(":8080", f":{port}"))
-    done = run("uv run python example.py", clone)
-    assert done.stdout.strip() == client.output
+def test_a_key_is_shown(clone: Path) -> None:
+    command = block(ADD_KEY)
+    done = run(command.code, clone)
+    assert done.stdout.strip() == command.output
+    assert (clone / "keys.json").is_file()
 
 
 def test_check_prints_what_is_shown(clone: Path, port: str) -> None:
