@@ -12,7 +12,11 @@ from service.app import ROUTES
 from tests.api.requests import Client, answered
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
     lambda nested: (
         st.lists(nested, max_size=3)
         | st.dictionaries(
