@@ -37,8 +37,11 @@ def in_chunks(body: bytes) -> bytes:
 
 
 @asynccontextmanager
-async def server(answer: bytes) -> AsyncIterator[tuple[str, list[bytes]]]:
-    """A server that always answers these bytes; its URL, and the bodies that it got."""
+async def server(answer: bytes, *, leaves: bool = False) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """A server that always answers these bytes; its URL, and the bodies that it got.
+
+    It `leaves` after each answer without a word, as servers do when a connection is idle for long.
+    """
     bodies: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -48,7 +51,7 @@ async def server(answer: bytes) -> AsyncIterator[tuple[str, list[bytes]]]:
                 length = int(head.lower().split(b"content-length: ")[1].split()[0])
                 bodies.append(await reader.readexactly(length))
                 writer.write(answer)
-                if not answer or b"\r\nConnection: close" in answer:
+                if leaves or not answer or b"\r\nConnection: close" in answer:
                     break
         writer.close()
         await writer.wait_closed()
@@ -74,6 +77,12 @@ async def test_a_connection_that_the_server_closes_is_not_used_again() -> None:
     async with server(closing) as (url, _):
         turn = await closed_loop(url, itertools.repeat(ONE_TEXT), clients=1, seconds=0.05)
     assert len(turn.outcomes) > 1
+    assert not any(map(error_of, turn.outcomes))
+
+
+async def test_a_connection_that_the_server_has_left_is_not_used_again() -> None:
+    async with server(with_length("200 OK", embeddings([1.0])), leaves=True) as (url, _):
+        turn = await open_loop(url, itertools.repeat(ONE_TEXT), [0.0, 0.2, 0.4])
     assert not any(map(error_of, turn.outcomes))
 
 

@@ -17,7 +17,7 @@ from pyarrow import parquet
 from service.bulk.embed_files import Wanted, embed_files
 from service.bulk.row_files import PART_ROWS
 from service.embedding.onnx_model import Embeddings
-from service.errors import StartupError
+from service.errors import InvalidSettings, StartupError
 from service.settings import Settings
 from tests.service_process import clean_environment
 
@@ -71,8 +71,8 @@ def refusal(bundle: Path, input: Path, output: Path, **wanted: Any) -> str:
     return str(refused.value)
 
 
-def begin(bundle: Path, input: Path, output: Path) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "service", "embed-files", str(input), str(output)]
+def begin(bundle: Path, input: Path, output: Path, *flags: str) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "service", "embed-files", str(input), str(output), *flags]
     return subprocess.Popen([*command, "--model", str(bundle)], env=clean_environment())
 
 
@@ -327,6 +327,36 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(
         (tmp_path / name).write_text('{"text": "a"}\n')
     assert why in refusal(prompted_bundle, tmp_path / input, tmp_path / output, **wanted)
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_the_command_takes_what_is_wanted_as_flags(
+    small: Path, prompted_bundle: Path, tmp_path: Path
+) -> None:
+    by_flags, by_call = tmp_path / f"flags{small.suffix}", tmp_path / f"call{small.suffix}"
+    wanted = {"field": "body", "prompt_name": "search", "dimensions": 128, "truncate": True}
+    flags = ("--field=body", "--prompt-name=search", "--dimensions=128", "--truncate")
+    assert begin(prompted_bundle, small, by_flags, *flags).wait(DEADLINE_SECONDS) == 0
+    embed(prompted_bundle, small, by_call, **wanted)
+    assert by_flags.read_bytes() == by_call.read_bytes()
+
+
+def test_a_library_that_is_missing_is_named(
+    prompted_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("service.bulk.parquet", "service.bulk.on_ray"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    for name in ("pyarrow", "ray"):
+        monkeypatch.setitem(sys.modules, name, None)
+    rows = [{"text": "a"}]
+    input = tmp_path / "in.parquet"
+    input.touch()
+    complaint = refusal(prompted_bundle, input, tmp_path / "out.parquet")
+    assert "uv sync --extra parquet" in complaint
+    input = write(tmp_path / "in.jsonl", rows)
+    with pytest.raises(InvalidSettings, match="uv sync --extra ray"):
+        embed_files(
+            Settings(model=prompted_bundle), input, tmp_path / "out.jsonl", Wanted(), ray="local"
+        )
 
 
 def test_a_column_that_is_not_there_is_named(prompted_bundle: Path, tmp_path: Path) -> None:

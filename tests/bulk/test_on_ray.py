@@ -60,3 +60,12 @@ def test_a_cluster_gives_what_one_machine_does(
     assert done.returncode == 0, done.stderr
     assert there.read_bytes() == here.read_bytes()
     assert not there.with_name(f"{there.name}.parts").exists()
+
+
+def test_a_row_that_a_worker_cannot_embed_is_named(
+    cluster: str, prompted_bundle: Path, tmp_path: Path
+) -> None:
+    input = write(tmp_path / "in.jsonl", [{"text": "a"}, {"text": ""}])
+    done = run(prompted_bundle, input, tmp_path / "out.jsonl", cluster)
+    assert done.returncode == 2
+    assert f"error: {input}, line 2: the text is empty" in done.stderr
