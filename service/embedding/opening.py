@@ -15,7 +15,7 @@ from service.embedding.cache import EmbeddingCache
 from service.embedding.embedder import TRIAL, Embedder, Limits, OnEmbedded
 from service.embedding.manifest import Precision, read_manifest
 from service.embedding.observed_batches import OnBatch, observed
-from service.embedding.onnx_model import load_model
+from service.embedding.onnx_model import OnnxModel, load_model
 from service.embedding.scheduler import open_scheduler
 from service.embedding.tokenization import load_tokenizer
 from service.embedding.warm_up import plan_for
@@ -83,7 +83,7 @@ async def open_embedder(
         )
         plan, warm_up_seconds = await asyncio.to_thread(_timed, choose_plan)
         plan = replace(plan, repeatable=repeatable)
-    if plan.workers == 1:
+    if plan.workers == 1 and isinstance(model, OnnxModel):
         model.release_one_core()
     limits = Limits(
         max_tokens_per_text=manifest.max_tokens,

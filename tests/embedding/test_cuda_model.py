@@ -22,10 +22,10 @@ from service.embedding.buckets import captured_buckets
 from service.embedding.cuda_model import (
     SMALLEST_ROOM,
     CudaModel,
-    Device,
     memory_share,
     open_cuda_model,
 )
+from service.embedding.cuda_session import Device
 from service.embedding.manifest import (
     MANIFEST_NAME,
     BundleFile,
@@ -224,7 +224,8 @@ OUT_OF_MEMORY = """
 import asyncio, pathlib, resource, sys
 import numpy as np
 from service.embedding.batching import Cost, Plan
-from service.embedding.cuda_model import Device, open_cuda_model
+from service.embedding.cuda_model import open_cuda_model
+from service.embedding.cuda_session import Device
 from service.embedding.manifest import read_manifest
 from service.embedding.scheduler import open_scheduler
 

@@ -71,6 +71,7 @@ def test_without_a_session_of_its_own_one_core_is_left_to_all(
     starter_bundle: Path, manifest: Manifest, tokens: list[TokenIds]
 ) -> None:
     both = load_model(starter_bundle, manifest, threads=2, one_core=True)
+    assert isinstance(both, OnnxModel)
     both.release_one_core()
     for model in (both, load_model(starter_bundle, manifest, threads=1, one_core=True)):
         assert model.run(tokens, "one") == pytest.approx(model.run(tokens, "all"), abs=1e-5)
@@ -139,7 +140,7 @@ def test_a_graph_without_the_named_output_is_refused(
 
 @pytest.mark.parametrize(
     "module",
-    ["service.embedding.onnx_model", "service.embedding.cuda_model", "export.observation"],
+    ["service.embedding.onnx_model", "service.embedding.cuda_session", "export.observation"],
 )
 def test_onnx_runtime_does_not_report_what_it_runs(module: str, tmp_path: Path) -> None:
     """Where it does, it leaves an id of the machine and what is still to be sent."""

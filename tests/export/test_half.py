@@ -167,7 +167,7 @@ def test_ordinary_weights_are_near_float32(
     exact = bundle_of("tiny", "fp32").model
     for graph, batch in ((path, SHORT), (long_path_of(path), LONG)):
         off = 1 - cosine(evaluate(graph, batch)[0], exact.run(batch))
-        assert off.max() <= (1e-5 if precision == "fp16" else 1e-3)
+        assert off.max() <= (1e-5 if precision == "fp16" else 1e-4)
 
 
 @pytest.mark.parametrize("peak", [1e-9, 1.0, LARGEST, LARGEST + 1, 1e6, 3e38])
