@@ -1,12 +1,13 @@
 """16 bits for CUDA, computed in numpy as a GPU would: nothing here needs one."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import onnxruntime
 import pytest
 from safetensors.numpy import load_file, save_file
 
@@ -15,9 +16,10 @@ from export.checkpoint import Checkpoint, open_checkpoint
 from export.fused import Target, long_path_of, write_fused
 from export.graphs import gemma3
 from export.graphs.blocks import Blocks
-from export.graphs.graph import Graph
+from export.graphs.graph import Array, Graph
+from export.observation import output_of
 from export.parity import cosine
-from export.precision import ARITHMETIC
+from export.precision import ARITHMETIC, Float32
 from export.progress import silent
 from export.rescaling import LARGEST, power_of_two
 from service.embedding.manifest import Precision, read_manifest
@@ -200,3 +202,36 @@ def test_what_float16_cannot_hold_is_left_out(
     manifest = read_manifest(tmp_path / "models" / "b")
     assert [variant.precision for variant in manifest.variants] == ["bf16"]
     assert not list((tmp_path / "models" / "b").glob("fp16*"))
+
+
+def test_rescaling_changes_no_embedding_in_float32(
+    tiny_checkpoint: Path, bundle_of: BundleOf, tmp_path: Path
+) -> None:
+    """With an eps so large that a norm whose eps was not rescaled would show it."""
+    checkpoint = open_checkpoint(str(tiny_checkpoint))
+    config = msgspec.convert(checkpoint.config, gemma3.Gemma3Config, strict=False)
+    config = msgspec.structs.replace(config, rms_norm_eps=0.5)
+    peaks = {
+        name: np.array([10 ** (4 + i % 3)], np.float32)
+        for i, weight in enumerate(sorted(config.shapes()))
+        if "_proj" in weight
+        for name in (weight.removesuffix(".weight"), output_of(weight.removesuffix(".weight")))
+    }
+    peaks |= {output_of(name): np.ones(1, np.float32) for name in peaks if "gate_proj" in name}
+    rescaled, eps_factors = gemma3.rescaled(checkpoint.weights, config, peaks)
+    assert len(set(eps_factors.values())) > 1
+
+    def embed(name: str, weights: Mapping[str, Array], factors: dict[str, float]) -> Embeddings:
+        with (tmp_path / f"{name}.data").open("wb") as file:
+            graph = Graph(file, f"{name}.data")
+            blocks = Blocks(graph, Float32(), weights, 2_048, eps_factors=factors)
+            hidden = gemma3.build(blocks, config, range(config.num_hidden_layers))
+            graph.save(blocks.normalise(blocks.mean_pool(hidden)), "e", 64, tmp_path / name)
+        session = onnxruntime.InferenceSession(tmp_path / name, providers=["CPUExecutionProvider"])
+        ids = SHORT[0][None]
+        feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        return np.asarray(session.run(["e"], feed)[0])
+
+    plain = embed("plain", checkpoint.weights, {})
+    assert cosine(embed("rescaled", rescaled, eps_factors), plain).min() >= 0.9999999
+    assert cosine(embed("forgotten", rescaled, {}), plain).min() < 0.999
