@@ -12,6 +12,7 @@ from export.fused import Target
 from export.parity import Reference, has_reference, reference
 from export.progress import progress_bar
 from service.embedding.manifest import Manifest, Relevance
+from service.embedding.runtime_package import runtime_package
 from service.embedding.tokenization import Tokenizer
 from service.errors import ServiceError
 
@@ -49,6 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _export(options: argparse.Namespace) -> tuple[Path, Manifest]:
+    runtime_package()  # or say that there are two
     checkpoint = open_checkpoint(options.source)
     wanted = _wanted(checkpoint, _TARGETS[options.target], options.precision)
     bundle = Path(options.models_dir) / (options.name or checkpoint.name)

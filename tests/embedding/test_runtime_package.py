@@ -64,5 +64,19 @@ def test_the_service_does_not_start_with_both_or_none(tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
 
 
+def test_nothing_is_exported_with_both(tmp_path: Path) -> None:
+    path = f"{clean_environment()['PYTHONPATH']}:{install(tmp_path, [CUDA], files=False)}"
+    done = subprocess.run(
+        [sys.executable, "-m", "export", "starter", "--models-dir", str(tmp_path / "models")],
+        env=clean_environment() | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "installed together" in done.stderr
+    assert not (tmp_path / "models").exists()
+
+
 def test_the_service_starts_with_one() -> None:
     assert start().returncode == 0
