@@ -29,6 +29,12 @@ Array = npt.NDArray[Any]
 INPUTS = ("input_ids", "token_counts")
 
 _NOT_CAPTURED = "-1"
+
+_WAYS_OUT = (
+    "nvidia-smi should list a GPU, and a driver for CUDA 13; without one set MEMORY_PRECISION to "
+    "that of a variant for the processor, or install onnxruntime in place of onnxruntime-gpu"
+)
+
 _LOG_VERBOSE, _LOG_WARNINGS, _LOG_ERRORS_ONLY = 0, 2, 3
 
 
@@ -123,13 +129,13 @@ def open_cuda_session(
         )
     except Exception as error:  # the runtime's exceptions share no other base
         raise ModelLoadError(
-            f"ONNX Runtime cannot load {graph} onto {device.provider}: {first_line(error)}"
+            f"ONNX Runtime cannot load {graph} onto {device.provider}; {_WAYS_OUT} "
+            f"({first_line(error)})"
         ) from error
     if session.get_providers()[0] != device.provider:
         raise ModelLoadError(
-            f"ONNX Runtime could not start {device.provider} and would compute {graph} on "
-            f"{session.get_providers()[0]}; install what it misses (nvidia-smi should list a GPU), "
-            "or set MEMORY_PRECISION to that of another variant"
+            f"ONNX Runtime would compute {graph} on {session.get_providers()[0]} in place of "
+            f"{device.provider}; {_WAYS_OUT}"
         )
     outputs = [output.name for output in session.get_outputs()]
     inputs = {value.name for value in session.get_inputs()}

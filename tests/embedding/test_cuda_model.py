@@ -188,7 +188,7 @@ def test_a_batch_that_fails_harms_no_other(model: CudaModel, reference: OnnxMode
 
 
 def test_a_machine_without_cuda_says_so(bundle: Path, manifest: Manifest) -> None:
-    with pytest.raises(ModelLoadError, match=r"onto CUDAExecutionProvider|could not start CUDA"):
+    with pytest.raises(ModelLoadError, match="nvidia-smi should list a GPU"):
         open_cuda_model(bundle, manifest, manifest.variants[0])
 
 
