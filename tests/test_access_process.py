@@ -116,6 +116,8 @@ def test_a_body_that_trickles_ends_with_408_and_costs_no_tokens(operator: Operat
                     connection.settimeout(60)
             assert answer.startswith(b"HTTP/1.1 408 "), answer
             assert b"took too long to arrive" in answer
+            connection.settimeout(60)
+            assert connection.recv(1) == b""
     headers = {"X-API-Key": secret}
     url = f"{operator.service.url}/v1/embeddings"
     assert httpx.post(url, json={"input": "tea"}, headers=headers).status_code == 200
@@ -189,6 +191,7 @@ def test_no_key_is_in_a_log_or_an_answer(operator: Operator) -> None:
             for headers in (
                 {"Authorization": f"Bearer {secret}"},
                 {"Authorization": secret},
+                {"Authorization": f"Token {secret}"},
                 {"Authorization": f"Basic {secret}"},
                 {"X-API-Key": f"{secret} {secret}"},
             ):
