@@ -23,7 +23,7 @@ from benchmarks.machine import save_report  # noqa: E402
 from tests.fuzzing import Phase, fuzz  # noqa: E402
 from tests.service_process import running_service  # noqa: E402
 
-EXAMPLES = 100  # for each operation with each seed
+EXAMPLES = 25  # for each operation with each seed
 
 
 def main() -> int:
