@@ -26,6 +26,8 @@ TALK = [
     {"role": "user", "content": "I drink tea.", "name": "ada"},
     {"role": "assistant", "content": [{"type": "text", "text": "Tea, noted."}]},
 ]
+TIMEOUT = 300  # as the client has it
+
 NEVER = "00000000-0000-0000-0000-000000000000"
 
 
@@ -64,11 +66,11 @@ def connecting(url: str, keys: Path, *, asynchronous: bool) -> Iterator[Connect]
             if key is None:
                 _, key = add_key(keys, **({"tenant": unique_tenant(), "scopes": SCOPES} | of_key))
             if asynchronous:
-                http = httpx.AsyncClient()
+                http = httpx.AsyncClient(timeout=TIMEOUT)
                 opened.callback(lambda: runner.run(http.aclose()))
                 client = AsyncMemoryClient(host=f"{url}/mem0", api_key=key, client=http)
                 return Blocking(runner, client)
-            blocking = opened.enter_context(httpx.Client())
+            blocking = opened.enter_context(httpx.Client(timeout=TIMEOUT))
             return MemoryClient(host=f"{url}/mem0", api_key=key, client=blocking)
 
         yield connect
