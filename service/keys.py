@@ -65,6 +65,18 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
         return f"Key(id={self.id!r}, name={self.name!r}, tenant={self.tenant!r})"
 
 
+# Compared where there is no key of the id, so that the answer takes as long as where there is one.
+NOBODYS_KEY = Key(
+    id="",
+    name="",
+    tenant="",
+    scopes=(),
+    created_at=datetime.min.replace(tzinfo=UTC),
+    salt=bytes(blake2b.SALT_SIZE),
+    digest=bytes(32),
+)
+
+
 class _File(msgspec.Struct):
     format: int
     keys: list[Key]
@@ -84,25 +96,33 @@ class KeyFile:
 
     def find(self, given: str) -> Key | None:
         """What is kept of a key, if there is such a one that is still valid."""
-        self.refresh()
+        self._follow()
         parts = _KEY.fullmatch(given)
         if parts is None:
             return None
-        key = self._keys.get(parts[1], NOBODYS)
+        key = self._keys.get(parts[1], NOBODYS_KEY)
         if not hmac.compare_digest(_digest(given, key.salt), key.digest):
             return None
         if key.expires_at is not None and key.expires_at <= datetime.now(UTC):
             return None
         return key
 
-    def refresh(self) -> None:
-        """Read the file if it is not the one that was read last."""
+    def read(self) -> None:
+        """Read the file if it is not the one that was read last.
+
+        Raises:
+            InvalidSettings: it is not a file of keys.
+            OSError: it cannot be read.
+        """
+        status = self._path.stat()
+        seen = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+        if seen != self._seen:
+            self._seen = seen
+            self._keys = {key.id: key for key in read_keys(self._path)}
+
+    def _follow(self) -> None:
         try:
-            status = self._path.stat()
-            seen = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
-            if seen != self._seen:
-                self._seen = seen
-                self._keys = {key.id: key for key in read_keys(self._path)}
+            self.read()
         except FileNotFoundError:
             if self._keys:
                 logger.error("%s is gone, so that no API key is valid any more", self._path)
@@ -117,15 +137,14 @@ def open_key_file(path: Path) -> KeyFile:
     Raises:
         InvalidSettings: there is no such file, or it is not one of keys.
     """
+    keys = KeyFile(path)
     try:
-        read_keys(path)
+        keys.read()
     except OSError as error:
         raise InvalidSettings(
             f"the file of API keys {path} cannot be read ({error.strerror}); "
             "python -m service keys add makes one"
         ) from error
-    keys = KeyFile(path)
-    keys.refresh()
     return keys
 
 
@@ -223,15 +242,3 @@ def _write(path: Path, keys: Sequence[Key]) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-# Compared where there is no key of the id, so that the answer takes as long as where there is one.
-NOBODYS = Key(
-    id="",
-    name="",
-    tenant="",
-    scopes=(),
-    created_at=datetime.min.replace(tzinfo=UTC),
-    salt=bytes(blake2b.SALT_SIZE),
-    digest=bytes(32),
-)

@@ -87,7 +87,7 @@ def identify_without_keys(cors: CORSConfig | None) -> Identify:
             if not _is_this_machine(url):
                 raise Forbidden(
                     "without API keys only http://localhost is served, and its pages, got "
-                    f"{url[:200]}; make a key with python -m service keys add"
+                    f"{url.removeprefix('//')[:200]}; make a key with python -m service keys add"
                 )
         return _ANYONE
 
@@ -95,7 +95,7 @@ def identify_without_keys(cors: CORSConfig | None) -> Identify:
 
 
 def identify_by_key(keys: KeyFile) -> Identify:
-    """Finds callers by the keys that they send, and counts their requests."""
+    """Finds callers by the keys that they send."""
     allowances = Allowances()
 
     def identify(headers: Headers) -> Caller:
@@ -105,13 +105,11 @@ def identify_by_key(keys: KeyFile) -> Identify:
                 "the API key is not valid: it is unknown, revoked or expired; ask whoever runs "
                 "the service for another one"
             )
-        allowance = allowances.of(key)
-        allowance.take_request()
         return Caller(
             tenant=key.tenant,
             scopes=frozenset(key.scopes),
             key_id=key.id,
-            allowance=allowance,
+            allowance=allowances.of(key),
         )
 
     return identify
@@ -159,10 +157,10 @@ def tenant_of(caller: NamedDependency[Caller]) -> str:
 def _guard(scope: Scope | None) -> Guard:
     async def guard(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
         identify: Identify = connection.app.state.identify
-        caller = identify(connection.headers)
+        caller = connection.scope["state"]["caller"] = identify(connection.headers)
+        caller.allowance.take_request()
         if scope is not None:
             caller.require(scope)
-        connection.scope["state"]["caller"] = caller
 
     return guard
 
