@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import settings
 from litestar import Litestar
 from litestar.testing import TestClient
 
@@ -17,6 +18,10 @@ from service.embedding.manifest import MANIFEST_NAME, BundleFile, read_manifest,
 from service.settings import Settings
 from tests.neo4j_server import Neo4jServer, running_neo4j, why_unavailable
 from tests.stores import GetServer, store_names
+
+# How long an example takes says what else the machine does.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -303,9 +303,7 @@ sensible = st.sampled_from(
 
 
 @pytest.mark.parametrize("path", POSTS)
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     body=json_values | st.dictionaries(fields, json_values | sensible, max_size=5),
     required=sensible,

@@ -309,7 +309,7 @@ def test_another_method_is_refused_with_the_right_one(client: Client) -> None:
     assert "expected POST" in refusal(response)["message"]
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.text(st.characters(codec=None), max_size=40), max_size=6))
 def test_any_text_is_embedded_or_refused(client: Client, texts: list[str]) -> None:
     response = client.post("/v1/embeddings", content=json.dumps({"input": texts}))
@@ -327,14 +327,14 @@ JSON = st.recursive(
 FIELDS = ("input", "model", "dimensions", "encoding_format", "input_type", "prompt_name")
 
 
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from([*FIELDS, "truncate", "user", "other"]), JSON))
 def test_any_json_is_embedded_or_refused(client: Client, body: dict[str, Any]) -> None:
     response = client.post("/v1/embeddings", content=json.dumps(body))
     assert response.status_code == 200 or refusal(response)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=100))
 def test_any_bytes_are_refused(client: Client, content: bytes) -> None:
     refusal(client.post("/v1/embeddings", content=content))

@@ -163,7 +163,7 @@ def wall(service_on_sqlite: Client) -> Wall:
     return Wall(service_on_sqlite)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow])
 @given(request_to_each_route())
 def test_nothing_of_another_tenant_is_read_changed_or_counted(
     wall: Wall, asked: list[Asked]

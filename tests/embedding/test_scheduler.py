@@ -281,7 +281,7 @@ ASKED = st.tuples(
 )
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     requests=st.lists(ASKED, min_size=1, max_size=10),
     workers=st.integers(1, 3),

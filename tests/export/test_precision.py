@@ -19,7 +19,7 @@ MATRICES = hnp.arrays(
 )
 
 
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(MATRICES)
 def test_a_quantised_row_is_off_by_at_most_half_a_step(matrix: np.ndarray) -> None:
     codes, scale = quantise_rows(matrix)

@@ -23,7 +23,7 @@ from tests.export.conftest import BundleOf
 POSITIVE = hnp.arrays(np.float32, 16, elements=st.floats(0, 1e6, width=32))
 
 
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(POSITIVE, POSITIVE)
 def test_factors_can_be_divided_by(peaks: np.ndarray, weight_peaks: np.ndarray) -> None:
     found = factors(peaks, weight_peaks)

@@ -127,7 +127,7 @@ steps = st.lists(
 
 
 @given(steps, st.integers(0, 5), st.integers(1, 12))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_search_is_a_comparison_of_all_embeddings_after_any_changes(
     changes: list[tuple[str, int, int, int]], query: int, limit: int
 ) -> None:

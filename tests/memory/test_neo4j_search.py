@@ -79,7 +79,7 @@ def with_ids(given: list[Memory]) -> list[Record]:
 
 
 @pytest.mark.usefixtures("index_is_asked")
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, suppress_health_check=list(HealthCheck))
 @given(
     made=st.lists(memories(st.just("")), min_size=1, max_size=30),
     documents=st.lists(filter_documents(), min_size=5, max_size=10),

@@ -66,9 +66,7 @@ written = st.lists(
 
 
 @given(written, st.lists(filter_documents(), min_size=1, max_size=8))
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_sql_means_what_matches_says(
     connection: sqlite3.Connection, these: list[Memory], documents: list[dict[str, Any]]
 ) -> None:

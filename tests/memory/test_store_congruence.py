@@ -359,7 +359,7 @@ async def check_scenario(
 
 def examples(count: int) -> settings:
     """So many examples, which may be large and take long."""
-    return settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck))
+    return settings(max_examples=count, suppress_health_check=list(HealthCheck))
 
 
 @pytest.mark.anyio

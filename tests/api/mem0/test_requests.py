@@ -46,7 +46,7 @@ WITH_BODY = [
 def test_no_request_makes_the_service_fail(http: Client, method: str, path: str) -> None:
     path = path.replace("{id:str}", "a")
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=4))
     def send(body: dict[str, Any]) -> None:
         answer = http.request(method, path, json=body)
