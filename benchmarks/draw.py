@@ -2,15 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-
-import matplotlib
-
-matplotlib.use("svg")
-matplotlib.rcParams["svg.hashsalt"] = "benchmarks"  # the same figures give the same file
-
-from matplotlib import pyplot as plt  # noqa: E402 - the output format comes first
-
-COLORS = matplotlib.color_sequences["tab20"]  # more than there are engines
+from typing import Any
 
 
 def draw_bars(
@@ -19,12 +11,12 @@ def draw_bars(
     """One group of bars for each load, one bar for each engine that has it; an SVG file."""
     loads = list(results)
     engines = list(dict.fromkeys(engine for load in loads for engine in results[load]))
-    drawing, axes = plt.subplots(figsize=(11, 4))
+    drawing, axes = _drawing(figsize=(11, 4))
     width = 0.8 / len(engines)
     for place, engine in enumerate(engines):
         heights = [results[load].get(engine, {}).get(figure, 0) for load in loads]
         offsets = [index + (place - (len(engines) - 1) / 2) * width for index in range(len(loads))]
-        axes.bar(offsets, heights, width, label=engine, color=COLORS[place % len(COLORS)])
+        axes.bar(offsets, heights, width, label=engine, color=f"C{place}")
     axes.set_xticks(range(len(loads)), loads)
     axes.set_ylabel(unit)
     axes.spines[["top", "right"]].set_visible(False)
@@ -37,7 +29,7 @@ def draw_lines(
     results: Mapping[str, Mapping[float, float]], x_label: str, y_label: str, path: Path
 ) -> None:
     """One line for each name, both axes logarithmic; an SVG file."""
-    drawing, axes = plt.subplots(figsize=(9, 4))
+    drawing, axes = _drawing(figsize=(9, 4))
     for name, points in results.items():
         dashes = "--" if "1 %" in name else "-"
         axes.loglog(list(points), list(points.values()), dashes, marker="o", label=name)
@@ -53,7 +45,7 @@ def draw_series(
     results: Mapping[str, Mapping[float, float]], x_label: str, y_label: str, path: Path
 ) -> None:
     """One line for each name, both axes linear and from zero on; an SVG file."""
-    drawing, axes = plt.subplots(figsize=(9, 3))
+    drawing, axes = _drawing(figsize=(9, 3))
     for name, points in results.items():
         axes.plot(list(points), list(points.values()), label=name)
     axes.set_xlim(left=0)
@@ -64,3 +56,18 @@ def draw_series(
     axes.legend(frameon=False, fontsize="small", loc="lower right")
     drawing.tight_layout()
     drawing.savefig(path, metadata={"Date": None})
+
+
+def _drawing(figsize: tuple[float, float]) -> tuple[Any, Any]:
+    """An empty figure; matplotlib is only needed by those who draw."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "benchmarks"  # the same figures give the same file
+    colors = matplotlib.color_sequences["tab20"]  # more than there are engines
+    matplotlib.rcParams["axes.prop_cycle"] = matplotlib.cycler(color=colors)
+
+    from matplotlib import pyplot
+
+    drawing, axes = pyplot.subplots(figsize=figsize)
+    return drawing, axes

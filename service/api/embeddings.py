@@ -1,6 +1,5 @@
 """POST /v1/embeddings, as OpenAI defines it, with a choice of prompt and of truncation."""
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
@@ -28,9 +27,10 @@ from service.embedding.embedder import INTERACTIVE_TEXTS, EmbeddedTexts, Embedde
 from service.embedding.manifest import Manifest
 from service.embedding.prompts import (
     InputType,
+    Prompts,
     prompt_for_input_type,
     prompt_for_name,
-    prompt_for_texts,
+    unasked_prompts,
 )
 from service.errors import InvalidInput
 
@@ -167,17 +167,19 @@ async def create_embeddings(
     """Embed one text or a list of texts.
 
     A text is embedded behind a prompt, which `input_type`, `prompt_name` or the suffix of `model`
-    chooses; without any of them it is the model's default (see `/info`), or none where each text
-    begins with one of the model's prompts. The answer names in `truncated` the texts that were
+    chooses; without any of them it is the model's default (see `/info`), unless the text begins
+    with one of the model's prompts already. The answer names in `truncated` the texts that were
     cut, where `truncate` allowed it and any was, and in its header `Server-Timing` where the time
     went, in milliseconds, and how many tokens were read.
     """
     texts = texts_of(data.input, parameter="input")
+    prompts = choose_prompts(embedder.manifest, data)
     embedded = await unless_disconnected(
         request,
         embedder.embed(
             texts,
-            prompt=choose_prompt(embedder.manifest, data, texts),
+            prompt=prompts.prompt,
+            own_prompts=prompts.own,
             dimensions=data.dimensions,
             truncate=bool(data.truncate),
             priority=data.priority,
@@ -192,8 +194,8 @@ async def create_embeddings(
     )
 
 
-def choose_prompt(manifest: Manifest, request: EmbeddingsRequest, texts: Sequence[str]) -> str:
-    """The prompt that a request asks for in one of three ways, or else the one for its texts.
+def choose_prompts(manifest: Manifest, request: EmbeddingsRequest) -> Prompts:
+    """The prompt that a request asks for in one of three ways, or else what unasked texts get.
 
     Raises:
         UnknownModel: another model is asked for.
@@ -214,7 +216,7 @@ def choose_prompt(manifest: Manifest, request: EmbeddingsRequest, texts: Sequenc
             f"{' and '.join(asked)} ask for different prompts; send one of them",
             parameter="prompt_name" if request.prompt_name is not None else "input_type",
         )
-    return next(iter(asked.values()), prompt_for_texts(manifest, texts))
+    return next(map(Prompts, asked.values()), unasked_prompts(manifest))
 
 
 def encode(

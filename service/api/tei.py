@@ -25,7 +25,12 @@ from service.api.json_body import StrictJson
 from service.api.problems import TEI_ERRORS
 from service.embedding.embedder import EmbeddedTexts, Embedder
 from service.embedding.manifest import Manifest
-from service.embedding.prompts import prompt_for_name, prompt_for_task, prompt_for_texts
+from service.embedding.prompts import (
+    Prompts,
+    prompt_for_name,
+    prompt_for_task,
+    unasked_prompts,
+)
 from service.embedding.tokenization import Side
 from service.errors import EmptyInput, InvalidInput
 
@@ -241,11 +246,11 @@ async def _embed(
             parameter="normalize",
         )
     texts = texts_of(inputs, parameter="inputs")
+    prompts = _prompts(embedder.manifest, choices, unnamed=unasked_prompts(embedder.manifest))
     work = embedder.embed(
         texts,
-        prompt=_prompt(
-            embedder.manifest, choices, unnamed=prompt_for_texts(embedder.manifest, texts)
-        ),
+        prompt=prompts.prompt,
+        own_prompts=prompts.own,
         dimensions=choices.dimensions,
         truncate=_truncate(choices),
         keep=_side_to_keep(choices),
@@ -267,10 +272,11 @@ async def _compare(
     if not inputs.sentences:
         raise EmptyInput("expected at least one sentence, got none", parameter="inputs")
     texts = [inputs.source_sentence, *inputs.sentences]
-    unnamed = prompt_for_task(embedder.manifest, "similarity")
+    similarity = Prompts(prompt_for_task(embedder.manifest, "similarity"))
+    prompts = _prompts(embedder.manifest, choices, unnamed=similarity)
     work = embedder.embed(
         texts,
-        prompt=_prompt(embedder.manifest, choices, unnamed=unnamed),
+        prompt=prompts.prompt,
         truncate=_truncate(choices),
         keep=_side_to_keep(choices),
         timeout_seconds=timeout_seconds(timeout_ms),
@@ -282,10 +288,10 @@ async def _compare(
     return _answer(body, _headers(embedder, texts, embedded, started))
 
 
-def _prompt(manifest: Manifest, choices: Choices, *, unnamed: str) -> str:
+def _prompts(manifest: Manifest, choices: Choices, *, unnamed: Prompts) -> Prompts:
     if choices.prompt_name is None:
         return unnamed
-    return prompt_for_name(manifest, choices.prompt_name)
+    return Prompts(prompt_for_name(manifest, choices.prompt_name))
 
 
 def _truncate(choices: Choices) -> bool:

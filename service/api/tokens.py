@@ -15,8 +15,8 @@ from msgspec import Meta
 from service.api.json_body import StrictJson
 from service.api.problems import TEI_ERRORS
 from service.embedding.embedder import Embedder
-from service.embedding.prompts import prompt_for_name, prompt_for_texts
-from service.embedding.tokenization import Token
+from service.embedding.prompts import Prompts, prompt_for_name, unasked_prompts
+from service.embedding.tokenization import Reading, Token
 from service.errors import EmptyInput, InvalidInput
 
 TokenId = Annotated[int, Meta(ge=0, lt=2**32)]
@@ -88,12 +88,13 @@ async def tokenize(
     texts = [data.inputs] if isinstance(data.inputs, str) else data.inputs
     if not texts:
         raise EmptyInput("expected at least one text, got an empty list", parameter="inputs")
-    prompt = (
-        prompt_for_texts(embedder.manifest, texts)
+    prompts = (
+        unasked_prompts(embedder.manifest)
         if data.prompt_name is None
-        else prompt_for_name(embedder.manifest, data.prompt_name)
+        else Prompts(prompt_for_name(embedder.manifest, data.prompt_name))
     )
-    prompted = [prompt + text for text in texts]
+    reading = Reading(*prompts)
+    prompted = ["".join(reading.split(text)) for text in texts]
     tokens = await embedder.tokenizer.split(prompted, add_special_tokens=data.add_special_tokens)
     body = await asyncio.to_thread(_write, prompted, tokens)
     return Response(body, media_type="application/json")

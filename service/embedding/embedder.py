@@ -151,6 +151,7 @@ class Embedder:
         texts: Sequence[str],
         *,
         prompt: str,
+        own_prompts: tuple[str, ...] = (),
         dimensions: int | None = None,
         truncate: bool = False,
         keep: Side = "start",
@@ -160,6 +161,7 @@ class Embedder:
     ) -> EmbeddedTexts:
         """Embed each text behind the prompt, at full size unless `dimensions` says otherwise.
 
+        A text that begins with one of `own_prompts` is read behind that and not behind `prompt`.
         A text of more than `max_tokens` beside its prompt, or of more than the model reads, is
         refused, or cut to the side that is to be kept where it may be truncated.
 
@@ -185,7 +187,7 @@ class Embedder:
             async with asyncio.timeout(timeout_seconds):
                 embedded = await self._embed(
                     texts,
-                    Reading(prompt, truncate, keep, max_tokens),
+                    Reading(prompt, own_prompts, truncate, keep, max_tokens),
                     dimensions or self.dimensions,
                     priority,
                 )

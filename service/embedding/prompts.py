@@ -1,7 +1,6 @@
 """The instruction that a model was trained to read before a text."""
 
-from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from service.embedding.manifest import Manifest
 from service.errors import UnknownPrompt
@@ -17,6 +16,14 @@ _PROMPT_NAMES: dict[Task, str] = {
 }
 
 _NO_TITLE = "title: none |"
+
+
+class Prompts(NamedTuple):
+    """What the texts of a request are read behind."""
+
+    prompt: str
+    own: tuple[str, ...] = ()
+    """A text that begins with one of these is read behind that instead."""
 
 
 def prompt_for_input_type(manifest: Manifest, input_type: InputType) -> str:
@@ -53,14 +60,13 @@ def default_prompt(manifest: Manifest) -> str:
     return manifest.prompts[manifest.default_prompt] if manifest.default_prompt else ""
 
 
-def prompt_for_texts(manifest: Manifest, texts: Sequence[str]) -> str:
-    """The prompt for a request that asks for none: the default, or none where all texts bring one.
+def unasked_prompts(manifest: Manifest) -> Prompts:
+    """What texts are read behind where nothing says which: the default, unless they bring one.
 
     Users of servers that know no prompts put the model's in front themselves, and an embedding
     behind two of them is silently worse.
     """
-    prompts = tuple(filter(None, manifest.prompts.values()))
-    return "" if all(text.startswith(prompts) for text in texts) else default_prompt(manifest)
+    return Prompts(default_prompt(manifest), tuple(filter(None, manifest.prompts.values())))
 
 
 def document_text(manifest: Manifest, title: str | None, content: str) -> str:

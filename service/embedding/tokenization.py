@@ -40,12 +40,21 @@ class Reading:
     """What the model reads of each text."""
 
     prompt: str
+    own_prompts: tuple[str, ...] = ()
+    """A text that begins with one of these is read behind that, and not behind `prompt`."""
     truncate: bool = False
     """Whether a text that is too long is cut; it is refused otherwise."""
     keep: Side = "start"
     """Which side of a text that is cut is read. The prompt is, always."""
     max_tokens: int | None = None
     """How many tokens a text may have beside its prompt, if that is less than the model's limit."""
+
+    def split(self, text: str) -> tuple[str, str]:
+        """The prompt of a text, and what is read behind it."""
+        for own in self.own_prompts:
+            if text.startswith(own):
+                return own, text.removeprefix(own)
+        return self.prompt, text
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,29 +95,29 @@ class Tokenizer:
         Raises:
             TextTooLong: a text exceeds the limit and may not be truncated.
         """
-        limit = self.max_tokens
-        if reading.max_tokens is not None:
-            limit = min(limit, self.count(reading.prompt) + reading.max_tokens)
-        room = self.max_characters - len(reading.prompt)
+        parts = [reading.split(text) for text in texts]
         prompted = []
-        for index, text in enumerate(texts, first_index):
+        for index, (prompt, text) in enumerate(parts, first_index):
+            room = self.max_characters - len(prompt)
             if len(text) > room and not reading.truncate:
-                raise _too_long(index, f"{len(text):,} characters", limit)
-            read = text[:room] if reading.keep == "start" else text[-room:]
-            prompted.append(reading.prompt + read)
+                raise _too_long(index, f"{len(text):,} characters", self._limit(prompt, reading))
+            prompted.append(prompt + (text[:room] if reading.keep == "start" else text[-room:]))
         encodings = self._tokenizer.encode_batch_fast(prompted)
         tokenized = []
-        for index, (text, encoding) in enumerate(zip(texts, encodings, strict=True), first_index):
+        for index, ((prompt, text), encoding) in enumerate(
+            zip(parts, encodings, strict=True), first_index
+        ):
             ids = encoding.ids
+            limit = self._limit(prompt, reading)
             if len(ids) > limit:
                 if not reading.truncate:
                     raise _too_long(index, f"{len(ids):,} tokens", limit)
                 head = limit - self._closing
                 if reading.keep == "end":
-                    prompt_ids = self._tokenizer.encode(reading.prompt).ids
+                    prompt_ids = self._tokenizer.encode(prompt).ids
                     head = min(head, _common_beginning(prompt_ids, ids))
                 ids = ids[:head] + ids[len(ids) - limit + head :]
-            truncated = len(ids) < len(encoding.ids) or len(text) > room
+            truncated = len(ids) < len(encoding.ids) or len(prompt + text) > self.max_characters
             tokenized.append(TokenizedText(np.array(ids, np.int64), truncated))
         return tokenized
 
@@ -134,6 +143,11 @@ class Tokenizer:
         """The text that these tokens make; those that the vocabulary lacks are left out."""
         text: str = self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
         return text
+
+    def _limit(self, prompt: str, reading: Reading) -> int:
+        if reading.max_tokens is None:
+            return self.max_tokens
+        return min(self.max_tokens, self.count(prompt) + reading.max_tokens)
 
 
 def read_texts(

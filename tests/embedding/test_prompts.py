@@ -9,8 +9,9 @@ from service.embedding.prompts import (
     prompt_for_input_type,
     prompt_for_name,
     prompt_for_task,
-    prompt_for_texts,
+    unasked_prompts,
 )
+from service.embedding.tokenization import Reading
 from service.errors import UnknownPrompt
 
 
@@ -50,10 +51,10 @@ def test_without_a_choice_the_default_of_the_manifest_is_taken(prompted: Manifes
     assert default_prompt(prompted) == "text: "
 
 
-def test_texts_that_bring_a_prompt_get_no_second_one(prompted: Manifest) -> None:
-    assert prompt_for_texts(prompted, ["find: red planet", "text: Mars"]) == ""
-    assert prompt_for_texts(prompted, ["find: red planet", "Mars"]) == "text: "
-    assert prompt_for_texts(prompted, ["Find: red planet"]) == "text: "
+def test_texts_that_bring_a_prompt_are_read_behind_that(prompted: Manifest) -> None:
+    reading = Reading(*unasked_prompts(prompted))
+    assert reading.split("find: red planet") == ("find: ", "red planet")
+    assert reading.split("Find: red planet") == ("text: ", "Find: red planet")
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones(prompted: Manifest) -> None:
@@ -63,7 +64,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(prompted: Manifest) -> N
 
 def test_a_model_without_prompts_reads_the_text_alone(unprompted: Manifest) -> None:
     assert prompt_for_input_type(unprompted, "query") == default_prompt(unprompted) == ""
-    assert prompt_for_texts(unprompted, ["one"]) == ""
+    assert unasked_prompts(unprompted) == ("", ())
 
 
 def test_a_model_without_prompts_knows_no_name(unprompted: Manifest) -> None:

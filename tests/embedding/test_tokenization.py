@@ -85,6 +85,21 @@ def test_a_prompt_that_ends_within_the_first_token_is_kept_up_to_it(tokenizer: T
     assert tokenized.ids[:4].tolist() == ids_of(tokenizer, "find: word")[:4]
 
 
+@pytest.mark.parametrize("keep", ["start", "end"])
+def test_a_text_that_brings_a_prompt_is_read_as_one_that_is_given_it(
+    tokenizer: Tokenizer, keep: Side
+) -> None:
+    long = "word " * 1_000 + "last"
+    texts = ["find: last", f"find: {long}", "last"]
+    bringing = Reading("text: ", ("find: ", "group: "), truncate=True, keep=keep, max_tokens=300)
+    found = tokenizer.read(texts, bringing)
+    finding = Reading("find: ", truncate=True, keep=keep, max_tokens=300)
+    reading = Reading("text: ", truncate=True, keep=keep, max_tokens=300)
+    expected = tokenizer.read(["last", long], finding) + tokenizer.read(["last"], reading)
+    assert [text.ids.tolist() for text in found] == [text.ids.tolist() for text in expected]
+    assert [text.truncated for text in found] == [text.truncated for text in expected]
+
+
 def test_of_too_many_characters_the_last_are_kept(tokenizer: Tokenizer) -> None:
     (tokenized,) = tokenizer.read(
         [" " * 10_000_000 + "last"], Reading("find: ", truncate=True, keep="end")
