@@ -58,4 +58,6 @@ def test_a_traced_encoder_has_no_int8_variant(
 ) -> None:
     checkpoint = make_distilbert(tmp_path)
     assert export([str(checkpoint), "--models-dir", str(tmp_path), "--precision", "int8"]) == 1
-    assert "--precision int8 is not one of fp32" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "--precision int8 is not one of those" in said
+    assert "fp32 for cpu" in said
