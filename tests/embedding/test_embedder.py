@@ -1,11 +1,8 @@
 import asyncio
-import logging
-import shutil
 import threading
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -17,9 +14,7 @@ from service.embedding.embedder import (
     EmbeddedTexts,
     Embedder,
 )
-from service.embedding.manifest import MANIFEST_NAME
 from service.embedding.onnx_model import Embeddings
-from service.embedding.opening import open_embedder
 from service.embedding.tokenization import TokenIds
 from service.errors import (
     BatchTooLarge,
@@ -27,13 +22,12 @@ from service.errors import (
     EmptyInput,
     InferenceError,
     InvalidInput,
-    ModelLoadError,
     Overloaded,
     RateLimited,
     TextTooLong,
     UnsupportedDimensions,
 )
-from tests.embedding.test_manifest import change
+from tests.embedding.embedders import embedder_of
 from tests.failing import open_embedder_running, open_failing_embedder
 
 pytestmark = pytest.mark.anyio
@@ -60,10 +54,6 @@ class Model:
         holding = asyncio.create_task(embedder.embed(["one"], prompt=""))
         await asyncio.to_thread(self.runs.wait, 10)
         return holding
-
-
-def embedder_of(bundle: Path, **limits: Any) -> AbstractAsyncContextManager[Embedder]:
-    return open_embedder(bundle, **{"max_batch_texts": 64, "max_queued_tokens": 10_000} | limits)
 
 
 @pytest.fixture(scope="module")
@@ -411,38 +401,3 @@ async def test_the_check_fails_while_a_worker_is_missing(starter_bundle: Path) -
 
 def die(tokens: Sequence[TokenIds], cores: Cores) -> Embeddings:
     raise SystemExit
-
-
-async def test_opening_says_what_was_loaded_and_what_to_know_of_it(
-    starter_bundle: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.INFO):
-        async with embedder_of(starter_bundle):
-            pass
-    plan, loaded, notice, parity = (record.getMessage() for record in caplog.records)
-    assert "measured" in plan
-    assert "loaded all-minilm-l6-v2 (int8, CPUExecutionProvider)" in loaded
-    assert "trying out" in notice
-    assert "parity is null" in parity
-
-
-async def test_what_is_set_is_taken_and_not_measured(starter_bundle: Path) -> None:
-    given = {"threads": 3, "workers": 1, "max_batch_tokens": 200, "warm_up": False}
-    async with embedder_of(starter_bundle, **given) as embedder:
-        assert (embedder.threads, embedder.workers, embedder.limits.max_batch_tokens) == (3, 1, 200)
-        await embedder.embed(["a"], prompt="")
-
-
-async def test_a_bundle_without_its_files_is_refused(starter_bundle: Path, tmp_path: Path) -> None:
-    shutil.copy(starter_bundle / MANIFEST_NAME, tmp_path)
-    with pytest.raises(ModelLoadError, match="cannot be read"):
-        async with embedder_of(tmp_path):
-            pass
-
-
-async def test_a_model_that_cannot_embed_is_refused(starter_bundle: Path, tmp_path: Path) -> None:
-    bundle = shutil.copytree(starter_bundle, tmp_path / "bundle")
-    change(bundle, max_tokens=2)
-    with pytest.raises(ModelLoadError, match=r"was loaded, but cannot embed: .* at most 2"):
-        async with embedder_of(bundle):
-            pass
