@@ -1,4 +1,5 @@
 import logging
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,9 @@ def file(tmp_path: Path) -> str:
 @pytest.fixture(autouse=True)
 def process_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Leaves this process as it was, where the command line takes it for its own."""
-    monkeypatch.delenv("MEMORY_API_KEYS", raising=False)
+    for name in list(os.environ):
+        if name.startswith("MEMORY_"):
+            monkeypatch.delenv(name)
     handler, level = signal.getsignal(signal.SIGTERM), logging.getLogger().level
     yield
     signal.signal(signal.SIGTERM, handler)
