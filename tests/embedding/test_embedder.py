@@ -27,7 +27,7 @@ from service.errors import (
     TextTooLong,
     UnsupportedDimensions,
 )
-from tests.embedding.embedders import embedder_of
+from tests.embedding.embedders import Purse, embedder_of
 from tests.failing import open_embedder_running, open_failing_embedder
 
 pytestmark = pytest.mark.anyio
@@ -210,21 +210,6 @@ async def test_a_full_queue_refuses_and_serves_again(prompted_bundle: Path) -> N
         assert refused
         assert all(isinstance(error, Overloaded) for error in refused)
         await embedder.embed([f"{n} " * 200 for n in range(8)], prompt="")
-
-
-class Purse:
-    """Pays for tokens, from some that it has."""
-
-    def __init__(self, tokens: int) -> None:
-        self.tokens = tokens
-
-    def take_tokens(self, tokens: int) -> None:
-        if tokens > self.tokens:
-            raise RateLimited("all spent", retry_after=1)
-        self.tokens -= tokens
-
-    def give_tokens_back(self, tokens: int) -> None:
-        self.tokens += tokens
 
 
 async def test_what_is_embedded_is_paid_for_before(prompted_bundle: Path) -> None:
