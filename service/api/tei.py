@@ -272,8 +272,8 @@ async def _compare(
     if not inputs.sentences:
         raise EmptyInput("expected at least one sentence, got none", parameter="inputs")
     texts = [inputs.source_sentence, *inputs.sentences]
-    similarity = Prompts(prompt_for_task(embedder.manifest, "similarity"))
-    prompts = _prompts(embedder.manifest, choices, unnamed=similarity)
+    unnamed = Prompts(prompt_for_task(embedder.manifest, "similarity"))
+    prompts = _prompts(embedder.manifest, choices, unnamed=unnamed)
     work = embedder.embed(
         texts,
         prompt=prompts.prompt,
