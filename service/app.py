@@ -55,6 +55,7 @@ from service.api.scopes import (
     read_stats,
 )
 from service.api.search import recall_context, search_memories
+from service.api.struct_schemas import StructSchemas
 from service.api.tei import embed, embed_all, embed_or_compare, similarity
 from service.api.tokens import decode, tokenize
 from service.api.transfer import export_memories, import_memories
@@ -171,6 +172,7 @@ def create_app(settings: Settings) -> Litestar:
             "tenant": Provide(tenant_of, sync_to_thread=False),
         },
         exception_handlers={Exception: answer_error},
+        plugins=[StructSchemas()],
         cors_config=cors,
         before_request=refuse_compressed,
         request_max_body_size=MAX_BODY_BYTES,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from service.json_schema import schemas_of
+
 if TYPE_CHECKING:
     from service.memory.memories import Memories
 
@@ -33,33 +35,14 @@ class Tool:
 @cache
 def schema_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
     """The JSON schema of a struct, as an object that stands by itself."""
-    schemas, components = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
-    name = schemas[0]["$ref"].rpartition("/")[2]
-    schema = components.pop(name) | ({"$defs": components} if components else {})
-    portable: dict[str, Any] = _portable(schema)
-    return portable
+    (_, schema), *others = schemas_of(kind, references="#/$defs/{name}").items()
+    return schema | ({"$defs": dict(others)} if others else {})
 
 
 def structured(answer: msgspec.Struct) -> dict[str, Any]:
     """An answer as JSON has it, without fields that are null: agents pay for each by the token."""
     plain: dict[str, Any] = _without_nulls(msgspec.to_builtins(answer))
     return plain
-
-
-def _portable(schema: Any) -> Any:
-    # What Python writes \Z for the end of a text is a Z in JSON schema, whose $ is that end.
-    match schema:
-        case dict():
-            return {
-                key: value.replace(r"\Z", "$")
-                if key == "pattern" and isinstance(value, str)
-                else _portable(value)
-                for key, value in schema.items()
-            }
-        case list():
-            return [_portable(each) for each in schema]
-        case _:
-            return schema
 
 
 def _without_nulls(value: Any) -> Any:

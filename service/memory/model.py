@@ -4,13 +4,17 @@ import hashlib
 import os
 import uuid
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 
 Embedding = npt.NDArray[np.float32]  # (dimensions,), of unit length
+
+# As JSON has it, a text.
+Time = Annotated[datetime, Meta(extra_json_schema={"format": "date-time"})]
 
 SUPERSEDES = "SUPERSEDES"
 
@@ -32,12 +36,12 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     user_id: str | None = None
     agent_id: str | None = None
     session_id: str | None = None
-    created_at: datetime
-    updated_at: datetime
-    valid_from: datetime
-    valid_to: datetime | None = None
+    created_at: Time
+    updated_at: Time
+    valid_from: Time
+    valid_to: Time | None = None
     """When it was superseded; it is valid from `valid_from` up to, and not at, this time."""
-    expires_at: datetime | None = None
+    expires_at: Time | None = None
     """From this time on it is forgotten."""
     supersedes: str | None = None
     """The id of the memory that this one took the place of."""
@@ -53,7 +57,7 @@ class Relation(msgspec.Struct, frozen=True, kw_only=True):
     target: str
     relation_type: str
     weight: float = 1.0
-    created_at: datetime
+    created_at: Time
 
 
 class Record(msgspec.Struct, frozen=True):

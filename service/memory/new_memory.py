@@ -1,14 +1,14 @@
 """What a client may say of a memory, checked: new ones and changes."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from service.errors import InvalidInput
 from service.memory.filters import TIME_FIELDS
-from service.memory.model import SUPERSEDES, Memory, NewRelation
+from service.memory.model import SUPERSEDES, Memory, NewRelation, Time
 
 MAX_CONTENT = 65_536
 MAX_METADATA_BYTES = 16_384
@@ -71,7 +71,6 @@ RelationType = Annotated[
     ),
 ]
 Weight = Annotated[float, Meta(ge=0, le=1, description="How strong the relation is.")]
-Time: TypeAlias = datetime
 
 
 class GivenRelation(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

@@ -1,6 +1,5 @@
 """What clients ask of memories, and the answers: searches, and recall."""
 
-from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -8,7 +7,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from service.memory.filters import EVERYTHING, Filter, parse_filter
 from service.memory.memories import Memories
-from service.memory.model import Memory, Relation
+from service.memory.model import Memory, Relation, Time
 from service.memory.new_memory import RelationType, optional_in_utc
 from service.memory.recall import Recalled, recall
 from service.memory.search import MAX_HOPS, Found, Mode, Related, embed_query, find_related, search
@@ -31,7 +30,7 @@ GivenFilter = Annotated[
     ),
 ]
 GivenAsOf = Annotated[
-    datetime | None, Meta(description="Search what was valid at this time. Not set: now.")
+    Time | None, Meta(description="Search what was valid at this time. Not set: now.")
 ]
 
 
