@@ -1,3 +1,4 @@
+import gc
 import json
 import shutil
 import subprocess
@@ -27,6 +28,12 @@ settings.load_profile("no deadline")
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "store_name" in metafunc.fixturenames:
         metafunc.parametrize("store_name", store_names())
+
+
+def pytest_collection_finish() -> None:
+    # What has been imported stays; from here on no collection of garbage looks through it again.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

