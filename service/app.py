@@ -22,6 +22,7 @@ from service.api.access import (
     memories_of,
     tenant_of,
 )
+from service.api.allowed_methods import answering_options
 from service.api.cohere import cohere_embed
 from service.api.content_encoding import refuse_compressed
 from service.api.cors import cors_of
@@ -161,8 +162,9 @@ def create_app(settings: Settings) -> Litestar:
         ):
             yield
 
+    routes = list(guarded(ROUTES))
     app = Litestar(
-        list(guarded(ROUTES)),
+        [*answering_options(routes), *routes],
         lifespan=[tracing, lifespan],
         dependencies={
             "embedder": Provide(embedder_of, sync_to_thread=False),
@@ -186,7 +188,7 @@ def create_app(settings: Settings) -> Litestar:
             render_plugins=[SwaggerRenderPlugin(path="/"), JsonRenderPlugin()],
             use_handler_docstrings=True,
             components=Components(security_schemes={"key": API_KEY}),
-            security=[{"key": []}],
+            security=None if settings.api_keys is None else [{"key": []}],
         ),
         logging_config=None,
     )

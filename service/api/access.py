@@ -125,7 +125,10 @@ def guarded(routes: Mapping[Access, Iterable[BaseRouteHandler]]) -> Iterator[Bas
             handler = copy(given)
             if access != "nothing":
                 handler.guards = [_guard(None if access == "any key" else access)]
-                if isinstance(handler, HTTPRouteHandler):
+            if isinstance(handler, HTTPRouteHandler):
+                if access == "nothing":
+                    handler.security = [{}]
+                else:
                     refusals = refusal_specs(min(handler.paths))
                     handler.responses = refusals | dict(handler.responses or {})
             yield handler

@@ -14,7 +14,9 @@ from litestar.params import BodyKwarg
 from msgspec import Meta, Raw
 
 from service.api.embedding_requests import (
+    NOT_EMPTY,
     RequestTimeout,
+    Text,
     as_float32_bytes,
     as_numbers,
     timeout_seconds,
@@ -78,8 +80,10 @@ class EmbedRequest(msgspec.Struct, kw_only=True):
             "else its default."
         ),
     ]
-    texts: list[str] | None = None
-    inputs: Annotated[list[Content] | None, Meta(description="In place of `texts`.")] = None
+    texts: Annotated[list[Text], NOT_EMPTY] | None = None
+    inputs: Annotated[
+        Annotated[list[Content], NOT_EMPTY] | None, Meta(description="In place of `texts`.")
+    ] = None
     images: Annotated[Any, Meta(description="Refused.")] = None
     max_tokens: Annotated[
         Annotated[int, Meta(ge=1)] | None,

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import orjson
 from litestar import Request
 from litestar.params import HeaderParameter
-from msgspec import Raw
+from msgspec import Meta, Raw
 
 from service.api.problems import ClientDisconnected
 from service.embedding.embedder import EmbeddedTexts
@@ -27,6 +27,13 @@ RequestTimeout = Annotated[
         "and what of it is still queued is dropped. Not set: none.",
     ),
 ]
+
+# What is empty is refused by the embedder, which says it in the words of each protocol.
+Text = Annotated[str, Meta(extra_json_schema={"minLength": 1})]
+NOT_EMPTY = Meta(extra_json_schema={"minItems": 1})
+
+# As other services take them: texts, or tokens, which are refused with the reason.
+TextOrTexts = Text | Annotated[list[Text | int | list[int]], NOT_EMPTY]
 
 # Writing this many embeddings takes about a millisecond; more would hold up the event loop.
 WRITTEN_ON_THE_LOOP = 32

@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from service.api.embedding_requests import (
     RequestTimeout,
+    TextOrTexts,
     as_float32_bytes,
     as_numbers,
     texts_of,
@@ -43,7 +44,7 @@ class EmbeddingsRequest(msgspec.Struct, kw_only=True):
     """What to embed, and how. Other fields are ignored."""
 
     input: Annotated[
-        str | list[str | int | list[int]],
+        TextOrTexts,
         Meta(
             description="A text, or a list of texts. Token ids are refused: they are those of "
             "another tokenizer.",

@@ -13,10 +13,11 @@ from service.memory.memories import RequestKey, fingerprint
 from service.memory.new_memory import optional_in_utc
 
 AsOf = Annotated[
-    datetime | None,
+    str | None,
     QueryParameter(
+        format="date-time",
         description="As it stood at this time. It holds what was valid then; a memory is valid "
-        "from `valid_from`, which is when it was remembered unless you set it."
+        "from `valid_from`, which is when it was remembered unless you set it.",
     ),
 ]
 IdempotencyKey = Annotated[
@@ -31,7 +32,11 @@ IdempotencyKey = Annotated[
 ]
 FilterQuery = Annotated[
     str | None,
-    QueryParameter(name="filter", description="A filter, as JSON; see POST /memories/search."),
+    QueryParameter(
+        name="filter",
+        description="A filter, as JSON; see POST /memories/search.",
+        schema_extra={"contentMediaType": "application/json"},
+    ),
 ]
 
 MEMORY_EXAMPLE = {
@@ -91,13 +96,20 @@ def filter_from_query(given: str | None) -> Filter:
         raise InvalidFilter(f"filter: {error}") from None
 
 
-def time_from_query(given: datetime | None) -> datetime | None:
+def time_from_query(given: str | None) -> datetime | None:
     """The time of the query parameter `as_of`, in UTC.
 
     Raises:
-        InvalidInput: it is not within the years 1 to 9999 there.
+        InvalidInput: it is not one, or not within the years 1 to 9999 there.
     """
-    return optional_in_utc(given, "as_of")
+    try:
+        time = msgspec.convert(given, datetime | None)
+    except msgspec.ValidationError:
+        raise InvalidInput(
+            f"as_of: expected a time such as 2026-12-31T18:00:00Z, got {given!r:.100}",
+            parameter="as_of",
+        ) from None
+    return optional_in_utc(time, "as_of")
 
 
 def request_key(key: str | None, action: str, request: msgspec.Struct) -> RequestKey | None:

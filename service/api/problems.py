@@ -4,7 +4,7 @@ import logging
 import math
 from typing import Any
 
-from litestar import Request, Response
+from litestar import HttpMethod, Request, Response
 from litestar.enums import ParamType
 from litestar.exceptions import HTTPException, InternalServerException
 from litestar.openapi import ResponseSpec
@@ -12,6 +12,7 @@ from litestar.openapi import ResponseSpec
 from service.api.error_shapes import (
     BODIES,
     CohereError,
+    Mem0Error,
     OpenAIError,
     Problem,
     ProblemDocument,
@@ -160,6 +161,15 @@ MEMORY_ERRORS = {
 }
 
 
+MEM0_ERRORS = {
+    status: ResponseSpec(Mem0Error, generate_examples=False, description=description)
+    for status, description in {
+        **{status: spec.description for status, spec in MEMORY_ERRORS.items()},
+        501: "It needs something that there is not here; the message says what.",
+    }.items()
+}
+
+
 def answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """The response to any exception that reaches the edge."""
     match error:
@@ -218,8 +228,9 @@ def _describe(request: Request[Any, Any, Any], error: HTTPException) -> str:
         case 404:
             return f"there is no {path[:200]!r} here; /docs lists what there is"
         case 405:
-            allowed = (error.headers or {}).get("allow", "another method")
-            return f"expected {allowed}, got {request.method}"
+            methods = (error.headers or {}).get("allow", "another method").split(", ")
+            useful = [method for method in methods if method != HttpMethod.OPTIONS]
+            return f"expected {', '.join(useful)}, got {request.method}"
         case 413:
             limit = request.route_handler.resolve_request_max_body_size()
             return f"expected a body of at most {limit:,} bytes; send it in several requests"

@@ -14,7 +14,10 @@ from litestar.params import BodyKwarg
 from msgspec import Meta
 
 from service.api.embedding_requests import (
+    NOT_EMPTY,
     RequestTimeout,
+    Text,
+    TextOrTexts,
     as_numbers,
     texts_of,
     timeout_seconds,
@@ -65,7 +68,11 @@ class EmbedChoices(Choices, kw_only=True):
     """How the texts are read, and what becomes of them."""
 
     normalize: Annotated[
-        bool | None, Meta(description="Only true: embeddings are of unit length.")
+        bool | None,
+        Meta(
+            description="Only true: embeddings are of unit length.",
+            extra_json_schema={"enum": [True, None]},
+        ),
     ] = None
     dimensions: Annotated[
         int | None,
@@ -77,7 +84,7 @@ class EmbedRequest(EmbedChoices, kw_only=True):
     """What to embed, and how."""
 
     inputs: Annotated[
-        str | list[str | int | list[int]],
+        TextOrTexts,
         Meta(
             description="A text, or a list of texts. Token ids are refused: they are those of "
             "another tokenizer.",
@@ -88,8 +95,8 @@ class EmbedRequest(EmbedChoices, kw_only=True):
 class Sentences(msgspec.Struct):
     """A text, and those that it is compared with."""
 
-    source_sentence: str
-    sentences: list[str]
+    source_sentence: Text
+    sentences: Annotated[list[Text], NOT_EMPTY]
 
 
 class SimilarityRequest(msgspec.Struct, kw_only=True):
@@ -102,7 +109,7 @@ class SimilarityRequest(msgspec.Struct, kw_only=True):
 class TaskRequest(EmbedChoices, kw_only=True):
     """What to embed or to compare, by what `inputs` are."""
 
-    inputs: str | list[str | int | list[int]] | Sentences
+    inputs: TextOrTexts | Sentences
     parameters: Annotated[
         Choices | None, Meta(description="How texts that are compared are read.")
     ] = None

@@ -12,6 +12,7 @@ from litestar.openapi.spec import Example
 from litestar.params import BodyKwarg
 from msgspec import Meta
 
+from service.api.embedding_requests import NOT_EMPTY
 from service.api.json_body import StrictJson
 from service.api.problems import TEI_ERRORS
 from service.embedding.embedder import Embedder
@@ -25,7 +26,9 @@ TokenId = Annotated[int, Meta(ge=0, lt=2**32)]
 class TokenizeRequest(msgspec.Struct, kw_only=True):
     """What to tokenize, and how. Other fields are ignored."""
 
-    inputs: Annotated[str | list[str], Meta(description="A text, or a list of texts.")]
+    inputs: Annotated[
+        str | Annotated[list[str], NOT_EMPTY], Meta(description="A text, or a list of texts.")
+    ]
     add_special_tokens: Annotated[
         bool, Meta(description="Whether the tokens are there that the model reads around a text.")
     ] = True
@@ -50,7 +53,10 @@ class DecodeRequest(msgspec.Struct, kw_only=True):
 
     ids: Annotated[
         list[TokenId | list[TokenId]],
-        Meta(description="The tokens of a text, or a list of those of several."),
+        Meta(
+            description="The tokens of a text, or a list of those of several.",
+            extra_json_schema={"minItems": 1},
+        ),
     ]
     skip_special_tokens: Annotated[
         bool,

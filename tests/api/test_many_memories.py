@@ -171,11 +171,17 @@ def test_a_cursor_that_is_not_one_is_refused(http: Client, cursor: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("limit", 0), ("limit", 1_001), ("limit", "many"), ("order", "content"), ("as_of", "then")],
+    [("limit", 0), ("limit", 1_001), ("limit", "many"), ("order", "content")],
 )
 def test_a_parameter_that_is_not_valid_is_named(http: Client, name: str, value: Any) -> None:
     response = http.get("/memories", params={name: value})
     assert refused(response, 400, "bad_request").startswith(f"query {name}: ")
+
+
+@pytest.mark.parametrize("as_of", ["then", "0.5", "1767225600", "2026-01-01", ""])
+def test_a_time_that_is_not_one_is_refused(http: Client, as_of: str) -> None:
+    response = http.get("/memories", params={"as_of": as_of})
+    assert "as_of: expected a time" in refused(response, 422, "invalid_input")
 
 
 def test_a_list_holds_what_passes_the_filter(http: Client) -> None:

@@ -2,6 +2,8 @@ import json
 from typing import Any
 
 import pytest
+from litestar import Litestar
+from litestar.testing import TestClient
 
 from service.api.memory_schemas import MEMORY_EXAMPLE
 from tests.api.requests import Client, answered, relate, remember, supersede
@@ -30,7 +32,15 @@ ROUTES = {
     ("get", "/export"): "/export",
     ("post", "/import"): "/import",
 }
-OTHER_TAGS = {"cohere", "embeddings", "health", "info", "models", "text-embeddings-inference"}
+OTHER_TAGS = {
+    "cohere",
+    "embeddings",
+    "health",
+    "info",
+    "mem0",
+    "models",
+    "text-embeddings-inference",
+}
 NULLS = {name for name, value in MEMORY_EXAMPLE.items() if value is None} | {"error"}
 WITH_BODY = [
     route for route in ROUTES if route[0] in ("post", "patch") and route != ("post", "/import")
@@ -94,6 +104,31 @@ def test_every_route_of_memories_is_documented(http: Client) -> None:
         if OTHER_TAGS.isdisjoint(described["tags"])
     }
     assert found == ROUTES.keys()
+
+
+def test_all_but_health_is_documented_to_need_a_key(http: Client) -> None:
+    document = answered(http.get("/docs/openapi.json"))
+    assert document["security"] == [{"key": []}]
+    without_key = {
+        path
+        for path, methods in document["paths"].items()
+        for described in methods.values()
+        if described.get("security") == [{}]
+    }
+    assert without_key == {"/health", "/health/live", "/health/ready"}
+
+
+def test_no_key_is_documented_where_none_is_needed(client: TestClient[Litestar]) -> None:
+    assert "security" not in answered(client.get("/docs/openapi.json"))
+
+
+def test_what_is_in_a_list_or_may_be_null_is_documented_with_its_constraints(http: Client) -> None:
+    described = answered(http.get("/docs/openapi.json"))["components"]["schemas"]["NewMemory"]
+    assert described["additionalProperties"] is False
+    assert described["properties"]["tags"]["items"]["maxLength"] == 128
+    context, null = described["properties"]["context"]["anyOf"]
+    assert (context["maxLength"], null) == (512, {"type": "null"})
+    assert context["pattern"].endswith("$")
 
 
 @pytest.mark.parametrize("route", WITH_BODY)

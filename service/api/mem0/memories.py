@@ -1,13 +1,27 @@
 """mem0's memories: add, search, list, read, update and delete them."""
 
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 from litestar import Request, delete, get, post, put
 from litestar.di import NamedDependency
-from litestar.params import FromPath, JSONBody
+from litestar.openapi.spec import Example
+from litestar.params import BodyKwarg, FromPath
+from msgspec import UNSET
 
 from service.api.json_body import StrictJson
 from service.api.mem0 import versions
+from service.api.mem0.answers import (
+    EVENT_EXAMPLE,
+    MEMORY_EXAMPLE,
+    Done,
+    Event,
+    MemoriesPage,
+    ShownMemories,
+    ShownMemory,
+    answers,
+)
+from service.api.mem0.queries import DeleteQuery, ListQuery, PageQuery, from_query, reading
 from service.api.mem0.requests import (
     AddRequest,
     BatchDeletes,
@@ -15,8 +29,6 @@ from service.api.mem0.requests import (
     ListMemories,
     SearchMemories,
     UpdateMemory,
-    deletion_of,
-    from_query,
     new_memories,
 )
 from service.api.mem0.versions import shown
@@ -27,10 +39,18 @@ from service.memory.outcomes import refusal
 from service.memory.questions import SearchRequest, answer_search
 from service.memory.store import Order, Selection
 
-Body = dict[str, Any]
-
 DEFAULT_TOP_K = 10
 DEFAULT_PAGE_SIZE = 100
+
+ADD_EXAMPLE = {
+    "messages": [
+        {"role": "user", "content": "I drink tea."},
+        {"role": "assistant", "content": "Tea, noted."},
+    ],
+    "user_id": "ada",
+    "metadata": {"mood": "good"},
+}
+SEARCH_EXAMPLE = {"query": "What does Ada drink?", "filters": {"user_id": "ada"}, "top_k": 3}
 
 
 @post(
@@ -38,11 +58,19 @@ DEFAULT_PAGE_SIZE = 100
     dto=StrictJson[AddRequest],
     return_dto=None,
     status_code=200,
-    include_in_schema=False,
+    summary="Add memories",
+    tags=["mem0"],
+    responses=answers(
+        ShownMemories,
+        "What became of each message.",
+        {"results": [MEMORY_EXAMPLE | {"event": "ADD"}]},
+    ),
 )
 async def add(
-    data: JSONBody[AddRequest], memories: NamedDependency[Memories], tenant: NamedDependency[str]
-) -> Body:
+    data: Annotated[AddRequest, BodyKwarg(examples=[Example(value=ADD_EXAMPLE)])],
+    memories: NamedDependency[Memories],
+    tenant: NamedDependency[str],
+) -> ShownMemories:
     """Keep what was said, each message as a memory of its own."""
     given = list(new_memories(data))
     kept, _ = await memories.remember(tenant, given)
@@ -52,9 +80,10 @@ async def add(
             raise error
         memory = each.remembered.memory
         assert memory is not None
-        event = "ADD" if each.remembered.outcome == "created" else "NONE"
-        results.append((await shown(memories, tenant, [memory]))[0] | {"event": event})
-    return {"results": results}
+        (result,) = await shown(memories, tenant, [memory])
+        result.event = "ADD" if each.remembered.outcome == "created" else "NONE"
+        results.append(result)
+    return ShownMemories(results)
 
 
 @post(
@@ -67,13 +96,19 @@ async def add(
     dto=StrictJson[SearchMemories],
     return_dto=None,
     status_code=200,
-    include_in_schema=False,
+    summary="Search memories",
+    tags=["mem0"],
+    responses=answers(
+        ShownMemories,
+        "The best, each with its score.",
+        {"results": [MEMORY_EXAMPLE | {"score": 0.618975}]},
+    ),
 )
 async def search_memories(
-    data: JSONBody[SearchMemories],
+    data: Annotated[SearchMemories, BodyKwarg(examples=[Example(value=SEARCH_EXAMPLE)])],
     memories: NamedDependency[Memories],
     tenant: NamedDependency[str],
-) -> Body:
+) -> ShownMemories:
     """What answers a query best, by meaning and by words."""
     asked = SearchRequest(
         query=data.query,
@@ -82,11 +117,10 @@ async def search_memories(
         min_similarity=data.threshold,
     )
     found = (await answer_search(memories, tenant, asked)).results
-    bodies = await shown(memories, tenant, [result.memory for result in found])
-    results = [
-        body | {"score": result.similarity} for body, result in zip(bodies, found, strict=True)
-    ]
-    return {"results": _only(results, data.fields)}
+    results = await shown(memories, tenant, [hit.memory for hit in found])
+    for result, hit in zip(results, found, strict=True):
+        result.score = hit.similarity
+    return ShownMemories(_only(results, data.fields))
 
 
 @post(
@@ -94,16 +128,30 @@ async def search_memories(
     status_code=200,
     dto=StrictJson[ListMemories],
     return_dto=None,
-    include_in_schema=False,
+    operation_class=reading(PageQuery),
+    summary="List memories by filters",
+    tags=["mem0"],
+    responses=answers(
+        MemoriesPage,
+        "A page of memories.",
+        {
+            "count": 1,
+            "next": None,
+            "previous": None,
+            "results": [MEMORY_EXAMPLE],
+        },
+    ),
 )
 async def list_memories(
     request: Request[Any, Any, Any],
-    data: JSONBody[ListMemories],
+    data: Annotated[
+        ListMemories, BodyKwarg(examples=[Example(value={"filters": {"user_id": "ada"}})])
+    ],
     memories: NamedDependency[Memories],
     tenant: NamedDependency[str],
-) -> Body:
+) -> MemoriesPage:
     """A page of memories, newest first."""
-    pages = from_query(dict(request.query_params), ListMemories)
+    pages = from_query(request.query_params, PageQuery)
     size = pages.page_size or data.page_size or DEFAULT_PAGE_SIZE
     number = max(pages.page, data.page)
     selection = memories.select(tenant, parse_filter(data.filter()))
@@ -113,32 +161,43 @@ async def list_memories(
     def link(to: int) -> str:
         return str(request.url.with_replacements(query=f"page={to}&page_size={size}"))
 
-    return {
-        "count": count,
-        "next": link(number + 1) if number * size < count else None,
-        "previous": link(number - 1) if number > 1 else None,
-        "results": _only(await shown(memories, tenant, found), data.fields),
-    }
+    return MemoriesPage(
+        count=count,
+        next=link(number + 1) if number * size < count else None,
+        previous=link(number - 1) if number > 1 else None,
+        results=_only(await shown(memories, tenant, found), data.fields),
+    )
 
 
-@get(["/mem0/v1/memories", "/mem0/memories"], include_in_schema=False)
+@get(
+    ["/mem0/v1/memories", "/mem0/memories"],
+    operation_class=reading(ListQuery),
+    summary="List memories",
+    tags=["mem0"],
+    responses=answers(ShownMemories, "The memories.", {"results": [MEMORY_EXAMPLE]}),
+)
 async def list_scope(
     request: Request[Any, Any, Any],
     memories: NamedDependency[Memories],
     tenant: NamedDependency[str],
-) -> Body:
+) -> ShownMemories:
     """The newest memories of a user, an agent, an app or a run."""
-    asked = from_query(dict(request.query_params), ListMemories)
+    asked = from_query(request.query_params, ListQuery)
     selection = memories.select(tenant, parse_filter(asked.filter()))
     size = asked.page_size or asked.top_k or asked.limit or DEFAULT_PAGE_SIZE
     found = await _page(memories, selection, asked.page, size)
-    return {"results": await shown(memories, tenant, found)}
+    return ShownMemories(await shown(memories, tenant, found))
 
 
-@get(["/mem0/v1/memories/{id:str}", "/mem0/memories/{id:str}"], include_in_schema=False)
+@get(
+    ["/mem0/v1/memories/{id:str}", "/mem0/memories/{id:str}"],
+    summary="Read a memory",
+    tags=["mem0"],
+    responses=answers(ShownMemory, "The memory.", MEMORY_EXAMPLE),
+)
 async def read_memory(
     id: FromPath[str], memories: NamedDependency[Memories], tenant: NamedDependency[str]
-) -> Body:
+) -> ShownMemory:
     """A memory as it is now."""
     current = (await versions.versions_of(memories, tenant, id))[-1]
     return (await shown(memories, tenant, [current]))[0]
@@ -146,11 +205,13 @@ async def read_memory(
 
 @get(
     ["/mem0/v1/memories/{id:str}/history", "/mem0/memories/{id:str}/history"],
-    include_in_schema=False,
+    summary="The history of a memory",
+    tags=["mem0"],
+    responses=answers(list[Event], "What happened, oldest first.", [EVENT_EXAMPLE]),
 )
 async def read_history(
     id: FromPath[str], memories: NamedDependency[Memories], tenant: NamedDependency[str]
-) -> list[Body]:
+) -> list[Event]:
     """What happened to a memory, oldest first."""
     return await versions.events(memories, tenant, id)
 
@@ -159,14 +220,22 @@ async def read_history(
     ["/mem0/v1/memories/{id:str}", "/mem0/memories/{id:str}"],
     dto=StrictJson[UpdateMemory],
     return_dto=None,
-    include_in_schema=False,
+    summary="Update a memory",
+    tags=["mem0"],
+    responses=answers(
+        ShownMemory,
+        "The memory as it is now.",
+        MEMORY_EXAMPLE | {"memory": "I drink coffee now."},
+    ),
 )
 async def update_memory(
     id: FromPath[str],
-    data: JSONBody[UpdateMemory],
+    data: Annotated[
+        UpdateMemory, BodyKwarg(examples=[Example(value={"text": "I drink coffee now."})])
+    ],
     memories: NamedDependency[Memories],
     tenant: NamedDependency[str],
-) -> Body:
+) -> ShownMemory:
     """Give a memory another text, other metadata, or another day to expire on."""
     changed = await versions.update(memories, tenant, id, data)
     return (await shown(memories, tenant, [changed]))[0]
@@ -175,37 +244,69 @@ async def update_memory(
 @delete(
     ["/mem0/v1/memories/{id:str}", "/mem0/memories/{id:str}"],
     status_code=200,
-    include_in_schema=False,
+    summary="Delete a memory",
+    tags=["mem0"],
+    responses=answers(Done, "It is gone.", {"message": "Memory deleted successfully!"}),
 )
 async def delete_memory(
     id: FromPath[str], memories: NamedDependency[Memories], tenant: NamedDependency[str]
-) -> Body:
+) -> Done:
     """Delete a memory with what it said before."""
     await versions.delete(memories, tenant, [id])
-    return {"message": "Memory deleted successfully!"}
+    return Done("Memory deleted successfully!")
 
 
-@delete(["/mem0/v1/memories", "/mem0/memories"], status_code=200, include_in_schema=False)
+@delete(
+    ["/mem0/v1/memories", "/mem0/memories"],
+    status_code=200,
+    operation_class=reading(DeleteQuery),
+    summary="Delete many memories",
+    tags=["mem0"],
+    responses=answers(Done, "They are gone.", {"message": "Memories deleted successfully!"}),
+)
 async def delete_memories(
     request: Request[Any, Any, Any],
     memories: NamedDependency[Memories],
     tenant: NamedDependency[str],
-) -> Body:
+) -> Done:
     """Delete all memories of what the query names; of nothing, nothing."""
-    await memories.delete(tenant, parse_filter(deletion_of(dict(request.query_params))))
-    return {"message": "Memories deleted successfully!"}
+    asked = from_query(request.query_params, DeleteQuery)
+    await memories.delete(tenant, parse_filter(asked.filter()))
+    return Done("Memories deleted successfully!")
 
 
-@put("/mem0/v1/batch", dto=StrictJson[BatchUpdates], return_dto=None, include_in_schema=False)
+@put(
+    "/mem0/v1/batch",
+    dto=StrictJson[BatchUpdates],
+    return_dto=None,
+    summary="Update many memories",
+    tags=["mem0"],
+    responses=answers(Done, "They are changed.", {"message": "Successfully updated 1 memories"}),
+)
 async def update_batch(
-    data: JSONBody[BatchUpdates], memories: NamedDependency[Memories], tenant: NamedDependency[str]
-) -> Body:
+    data: Annotated[
+        BatchUpdates,
+        BodyKwarg(
+            examples=[
+                Example(
+                    value={
+                        "memories": [
+                            {"memory_id": MEMORY_EXAMPLE["id"], "text": "I drink coffee now."}
+                        ]
+                    }
+                )
+            ]
+        ),
+    ],
+    memories: NamedDependency[Memories],
+    tenant: NamedDependency[str],
+) -> Done:
     """Change memories, one after the other, if all of them are there."""
     for each in data.memories:
         await versions.versions_of(memories, tenant, each.memory_id)
     for each in data.memories:
         await versions.update(memories, tenant, each.memory_id, each)
-    return {"message": f"Successfully updated {len(data.memories)} memories"}
+    return Done(f"Successfully updated {len(data.memories)} memories")
 
 
 @delete(
@@ -213,14 +314,21 @@ async def update_batch(
     dto=StrictJson[BatchDeletes],
     return_dto=None,
     status_code=200,
-    include_in_schema=False,
+    summary="Delete some memories",
+    tags=["mem0"],
+    responses=answers(Done, "They are gone.", {"message": "Successfully deleted 1 memories"}),
 )
 async def delete_batch(
-    data: JSONBody[BatchDeletes], memories: NamedDependency[Memories], tenant: NamedDependency[str]
-) -> Body:
+    data: Annotated[
+        BatchDeletes,
+        BodyKwarg(examples=[Example(value={"memories": [{"memory_id": MEMORY_EXAMPLE["id"]}]})]),
+    ],
+    memories: NamedDependency[Memories],
+    tenant: NamedDependency[str],
+) -> Done:
     """Delete memories at once, if all of them are there."""
     await versions.delete(memories, tenant, [each.memory_id for each in data.memories])
-    return {"message": f"Successfully deleted {len(data.memories)} memories"}
+    return Done(f"Successfully deleted {len(data.memories)} memories")
 
 
 async def _page(memories: Memories, selection: Selection, number: int, size: int) -> list[Memory]:
@@ -232,7 +340,8 @@ async def _page(memories: Memories, selection: Selection, number: int, size: int
     return page.memories
 
 
-def _only(results: list[Body], fields: list[str] | None) -> list[Body]:
+def _only(results: list[ShownMemory], fields: list[str] | None) -> list[ShownMemory]:
     if not fields:
         return results
-    return [{name: body[name] for name in body if name in ("id", *fields)} for body in results]
+    others = dict.fromkeys({*ShownMemory.__struct_fields__} - {"id", *fields}, UNSET)
+    return [msgspec.structs.replace(result, **others) for result in results]

@@ -1,15 +1,13 @@
 """What clients of mem0 send, and the memories that it becomes."""
 
-import ast
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from service.api.mem0.filters import (
     ACTOR_ID,
-    ANY,
     APP_ID,
     ENTITY_FIELDS,
     ROLE,
@@ -20,7 +18,9 @@ from service.api.mem0.filters import (
     our_filter,
 )
 from service.errors import InvalidFilter, InvalidInput, NotServed
-from service.memory.new_memory import Name, NewMemory
+from service.memory.new_memory import Metadata, Name, NewMemory
+from service.memory.questions import Query
+from service.memory.store import MAX_DRAFTS
 
 EntityType = Literal["user", "agent", "app", "run"]
 
@@ -31,52 +31,73 @@ FIELD_OF: dict[EntityType, str] = {
     "run": "run_id",
 }
 
-T = TypeVar("T")
-
 # Has no effect: it says how mem0's platform is to work, not what is wanted of it.
 Ignored = Annotated[Any, Meta(description="Has no effect here.")]
 # Would have an effect, and is refused where it is given.
 Refused = Annotated[Any, Meta(description="Cannot be done here.")]
 
+PageNumber = Annotated[int, Meta(ge=1)]
 PageSize = Annotated[int, Meta(ge=1, le=1_000)]
+FirstDay = Annotated[str, Meta(description="Only what was created at this time or later.")]
+LastDay = Annotated[str, Meta(description="Only what was created at this time or earlier.")]
+Fields = Annotated[list[str], Meta(description="Leave out the other fields of memories.")]
+Moment = Annotated[
+    int | float | str | None,
+    Meta(description="When it was said: seconds since 1970, or as ISO 8601 writes it."),
+]
+ExpiryDay = Annotated[
+    str,
+    Meta(description="The last day on which it is there.", extra_json_schema={"format": "date"}),
+]
+Filters = Annotated[
+    dict[str, Any],
+    Meta(
+        description="Fields with values they must equal, or with operators: eq, ne, in, nin, gt, "
+        "gte, lt, lte. Combine with AND, OR and NOT."
+    ),
+]
+Part = Annotated[
+    dict[str, Any],
+    Meta(
+        description="A text; pictures and files are refused.",
+        extra_json_schema={
+            "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+            "required": ["type", "text"],
+        },
+    ),
+]
 
 
 class Message(msgspec.Struct, kw_only=True):
     """What was said, by whom."""
 
     role: str = "user"
-    content: str | list[dict[str, Any]] | None = None
+    content: str | list[Part] | None = None
     name: str | None = None
 
 
 class _Scoped(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """What every request may have."""
+    """What every request with a body may have."""
 
     user_id: Name | None = None
     agent_id: Name | None = None
     app_id: Name | None = None
     run_id: Name | None = None
-    filters: dict[str, Any] | None = None
+    filters: Filters | None = None
     org_id: Ignored = None
     project_id: Ignored = None
     version: Ignored = None
     output_format: Ignored = None
     enable_graph: Ignored = None
 
-    @property
-    def scope(self) -> dict[str, str]:
-        """Whose memories: the ids that are given by themselves."""
-        given = {name: getattr(self, name) for name in ENTITY_FIELDS}
-        return {name: value for name, value in given.items() if value is not None}
-
 
 class AddRequest(_Scoped, kw_only=True, forbid_unknown_fields=True):
     """What to remember: a memory for each message, as it was said."""
 
-    messages: str | Message | list[Message]
-    metadata: dict[str, Any] | None = None
-    timestamp: Any = None
-    expiration_date: str | None = None
+    messages: str | Message | Annotated[list[Message], Meta(max_length=MAX_DRAFTS)]
+    metadata: Metadata | None = None
+    timestamp: Moment = None
+    expiration_date: ExpiryDay | None = None
     infer: Ignored = None
     async_mode: Ignored = None
     custom_categories: Refused = None
@@ -93,7 +114,7 @@ class _Selecting(_Scoped, kw_only=True, forbid_unknown_fields=True):
     """Which memories a request is about."""
 
     categories: list[str] | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: Annotated[dict[str, Any], Meta(description="As `metadata` of filters.")] | None = None
     latest_only: Ignored = None
     show_expired: Refused = None
 
@@ -105,7 +126,7 @@ class _Selecting(_Scoped, kw_only=True, forbid_unknown_fields=True):
             NotServed: what has expired is asked for.
         """
         refuse_what_is_not_done(self)
-        parts = [our_filter(self.scope), our_filter(self.filters or {})]
+        parts = [our_filter(scope_of(self)), our_filter(self.filters or {})]
         if self.categories:
             parts.append(our_filter({"categories": self.categories}))
         if self.metadata:
@@ -116,11 +137,11 @@ class _Selecting(_Scoped, kw_only=True, forbid_unknown_fields=True):
 class SearchMemories(_Selecting, kw_only=True, forbid_unknown_fields=True):
     """What to look for."""
 
-    query: Annotated[str, Meta(min_length=1, max_length=65_536)]
+    query: Query
     top_k: PageSize | None = None
     limit: PageSize | None = None
     threshold: Annotated[float, Meta(ge=-1, le=1)] | None = None
-    fields: list[str] | None = None
+    fields: Fields | None = None
     rerank: Ignored = None
     keyword_search: Ignored = None
     explain: Ignored = None
@@ -130,13 +151,13 @@ class SearchMemories(_Selecting, kw_only=True, forbid_unknown_fields=True):
 class ListMemories(_Selecting, kw_only=True, forbid_unknown_fields=True):
     """Which memories to list."""
 
-    page: Annotated[int, Meta(ge=1)] = 1
+    page: PageNumber = 1
     page_size: PageSize | None = None
     top_k: PageSize | None = None
     limit: PageSize | None = None
-    start_date: str | None = None
-    end_date: str | None = None
-    fields: list[str] | None = None
+    start_date: FirstDay | None = None
+    end_date: LastDay | None = None
+    fields: Fields | None = None
 
     def filter(self) -> Ours:
         """All conditions in our language.
@@ -145,19 +166,16 @@ class ListMemories(_Selecting, kw_only=True, forbid_unknown_fields=True):
             InvalidFilter: one cannot be said in it.
             NotServed: what has expired is asked for.
         """
-        span = {"gte": self.start_date, "lte": self.end_date}
-        given = {operator: value for operator, value in span.items() if value is not None}
-        dates = our_filter({"created_at": given} if given else {})
-        return {"all": [super().filter(), dates]}
+        return {"all": [super().filter(), created_between(self.start_date, self.end_date)]}
 
 
 class UpdateMemory(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What to change of a memory."""
 
     text: str | None = None
-    metadata: dict[str, Any] | None = None
-    timestamp: Any = None
-    expiration_date: str | UnsetType | None = UNSET
+    metadata: Metadata | None = None
+    timestamp: Moment = None
+    expiration_date: ExpiryDay | UnsetType | None = UNSET
 
 
 class BatchUpdate(UpdateMemory, kw_only=True, forbid_unknown_fields=True):
@@ -192,7 +210,7 @@ def new_memories(given: AddRequest) -> Iterator[NewMemory]:
         NotServed: it would need a language model.
     """
     refuse_what_is_not_done(given)
-    scope = given.scope
+    scope = scope_of(given)
     for name, value in (given.filters or {}).items():
         if name not in ENTITY_FIELDS or not isinstance(value, str):
             raise InvalidFilter(f"filters.{name}: expected one of {', '.join(ENTITY_FIELDS)}")
@@ -223,16 +241,17 @@ def new_memories(given: AddRequest) -> Iterator[NewMemory]:
             raise InvalidInput(f"messages: {error}", parameter="messages") from None
 
 
-def from_query(query: Mapping[str, Any], wanted: type[T]) -> T:
-    """What a request says in its query.
+def scope_of(given: msgspec.Struct) -> dict[str, str]:
+    """Whose memories: the ids that are given by themselves."""
+    ids = {name: getattr(given, name) for name in ENTITY_FIELDS}
+    return {name: id for name, id in ids.items() if id not in (None, UNSET)}
 
-    Raises:
-        InvalidInput: a value is not valid, or a name is not known.
-    """
-    try:
-        return msgspec.convert(dict(query), wanted, strict=False)
-    except msgspec.ValidationError as error:
-        raise InvalidInput(f"query: {error}") from None
+
+def created_between(first: str | UnsetType | None, last: str | UnsetType | None) -> Ours:
+    """The filter of what was created in this time, as far as it is given."""
+    given = {"gte": first, "lte": last}
+    span = {operator: value for operator, value in given.items() if isinstance(value, str)}
+    return our_filter({"created_at": span} if span else {})
 
 
 def refuse_what_is_not_done(given: msgspec.Struct) -> None:
@@ -244,26 +263,6 @@ def refuse_what_is_not_done(given: msgspec.Struct) -> None:
     for name, reason in _REASONS.items():
         if getattr(given, name, None):
             raise NotServed(f"{name} cannot be done here: {reason}; leave it out")
-
-
-def deletion_of(query: Mapping[str, Any]) -> Ours:
-    """The filter of what a request to delete many memories names in its query.
-
-    Raises:
-        InvalidFilter: it names nothing, or something that is not known.
-    """
-    given = dict(query)
-    filters = _decoded(given.pop("filters", "{}"))
-    unknown = given.keys() - {*ENTITY_FIELDS, "org_id", "project_id"}
-    scope = {name: value for name, value in given.items() if name in ENTITY_FIELDS}
-    if unknown or not (scope or filters):
-        raise InvalidFilter(
-            f"expected {', '.join(ENTITY_FIELDS)} or filters that say what to delete"
-            + (f", got {', '.join(sorted(unknown))[:200]}" if unknown else "")
-        )
-    if set(ENTITY_FIELDS) <= scope.keys() and set(scope.values()) == {ANY}:
-        return {"all": []}  # all four together stand for everything
-    return {"all": [our_filter(scope), our_filter(filters)]}
 
 
 _LANGUAGE_MODEL = "it needs a language model, and there is none"
@@ -291,15 +290,3 @@ def _text(content: str | list[dict[str, Any]] | None) -> str:
             "messages: expected texts; pictures and files are not read here", parameter="messages"
         )
     return "\n".join(part["text"] for part in parts)
-
-
-def _decoded(filters: str) -> dict[str, Any]:
-    # The client puts a dict into the query as Python writes it.
-    for decode in (msgspec.json.decode, ast.literal_eval):
-        try:
-            decoded = decode(filters)
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            continue
-        if isinstance(decoded, dict):
-            return decoded
-    raise InvalidFilter("filters: expected an object, as JSON")

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
+from service.api.mem0.answers import Event, ShownMemory
 from service.api.mem0.filters import (
     ACTOR_ID,
     APP_ID,
@@ -36,7 +37,7 @@ def first_id(memory: Memory) -> str:
     return str(memory.metadata.get(FIRST_ID, memory.id))
 
 
-async def shown(memories: Memories, tenant: str, found: Sequence[Memory]) -> list[dict[str, Any]]:
+async def shown(memories: Memories, tenant: str, found: Sequence[Memory]) -> list[ShownMemory]:
     """Memories as mem0 has them."""
     firsts = [first_id(memory) for memory in found]
     first_versions = await memories.store.get(memories.select(tenant, ever=True), firsts)
@@ -113,7 +114,7 @@ async def delete(memories: Memories, tenant: str, ids: Sequence[str]) -> None:
         await memories.delete(tenant, TextIn("id", tuple(versions)))
 
 
-async def events(memories: Memories, tenant: str, id: str) -> list[dict[str, Any]]:
+async def events(memories: Memories, tenant: str, id: str) -> list[Event]:
     """What happened to a memory, oldest first.
 
     Raises:
@@ -122,39 +123,45 @@ async def events(memories: Memories, tenant: str, id: str) -> list[dict[str, Any
     versions = await versions_of(memories, tenant, id)
     olds = (None, *versions)
     return [
-        {
-            "id": version.id,
-            "memory_id": first_id(version),
-            "event": "UPDATE" if old else "ADD",
-            "old_memory": old.content if old else None,
-            "new_memory": version.content,
-            "user_id": version.user_id,
-            "metadata": _their_metadata(version),
-            "created_at": version.valid_from,
-            "updated_at": version.updated_at,
-        }
+        Event(
+            id=version.id,
+            memory_id=first_id(version),
+            event="UPDATE" if old else "ADD",
+            old_memory=old.content if old else None,
+            new_memory=version.content,
+            user_id=version.user_id,
+            metadata=_their_metadata(version),
+            created_at=version.valid_from,
+            updated_at=version.updated_at,
+        )
         for old, version in zip(olds, versions, strict=False)
     ]
 
 
-def _shown(memory: Memory, first: Memory) -> dict[str, Any]:
+def _shown(memory: Memory, first: Memory) -> ShownMemory:
     expires = memory.expires_at
-    return {
-        "id": first_id(memory),
-        "memory": memory.content,
-        "hash": hashlib.md5(memory.content.encode(), usedforsecurity=False).hexdigest(),
-        "user_id": memory.user_id,
-        "agent_id": memory.agent_id,
-        "app_id": memory.metadata.get(APP_ID),
-        "run_id": memory.session_id,
-        "role": memory.metadata.get(ROLE),
-        "actor_id": memory.metadata.get(ACTOR_ID),
-        "metadata": _their_metadata(memory),
-        "categories": list(memory.tags),
-        "created_at": first.valid_from,
-        "updated_at": memory.updated_at,
-        "expiration_date": None if expires is None else (expires - DAY).date(),
-    }
+    return ShownMemory(
+        id=first_id(memory),
+        memory=memory.content,
+        hash=hashlib.md5(memory.content.encode(), usedforsecurity=False).hexdigest(),
+        user_id=memory.user_id,
+        agent_id=memory.agent_id,
+        app_id=_text_in(memory, APP_ID),
+        run_id=memory.session_id,
+        role=_text_in(memory, ROLE),
+        actor_id=_text_in(memory, ACTOR_ID),
+        metadata=_their_metadata(memory),
+        categories=list(memory.tags),
+        created_at=first.valid_from,
+        updated_at=memory.updated_at,
+        expiration_date=None if expires is None else (expires - DAY).date(),
+    )
+
+
+def _text_in(memory: Memory, key: str) -> str | None:
+    # Who keeps memories by other routes may have anything there.
+    value = memory.metadata.get(key)
+    return value if isinstance(value, str) else None
 
 
 def _their_metadata(memory: Memory) -> dict[str, Any]:

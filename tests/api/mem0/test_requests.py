@@ -9,7 +9,7 @@ from litestar.handlers import HTTPRouteHandler
 
 from service.api.mem0.not_served import NOT_SERVED
 from service.app import ROUTES
-from tests.api.requests import Client, answered
+from tests.api.requests import Client, answered, remember
 
 VALUES = st.recursive(
     st.none()
@@ -56,6 +56,45 @@ def test_no_request_makes_the_service_fail(http: Client, method: str, path: str)
             assert set(answer.json()) == {"detail", "code"}
 
     send()
+
+
+def test_every_route_that_is_served_is_documented(http: Client) -> None:
+    served = {
+        (method.lower(), path.replace(":str", ""))
+        for handlers in ROUTES.values()
+        for handler in handlers
+        if isinstance(handler, HTTPRouteHandler) and handler not in NOT_SERVED
+        for method in handler.http_methods
+        for path in handler.paths
+        if path.startswith("/mem0/")
+    }
+    paths = answered(http.get("/docs/openapi.json"))["paths"]
+    assert served == {
+        (method, path)
+        for path, methods in paths.items()
+        for method, described in methods.items()
+        if described["tags"] == ["mem0"]
+    }
+
+
+def test_what_others_keep_is_shown_with_texts_only_where_mem0_has_texts(http: Client) -> None:
+    memory = remember(http, "I drink tea.", metadata={"role": 7, "app_id": ["desk"]})
+    shown = answered(http.get(f"/mem0/v1/memories/{memory['id']}/"))
+    assert (shown["role"], shown["app_id"]) == (None, None)
+
+
+def test_only_the_fields_that_are_asked_for_are_shown(http: Client) -> None:
+    answered(http.post("/mem0/memories", json={"messages": "tea", "user_id": "ada"}))
+    asked = {"filters": {"user_id": "ada"}, "fields": ["memory", "run_id"]}
+    (shown,) = answered(http.post("/mem0/v3/memories/", json=asked))["results"]
+    assert set(shown) == {"id", "memory", "run_id"}
+
+
+@pytest.mark.parametrize("query", ["user_ids=ada", "page_size=0", "user_id=", "show_expired=2"])
+def test_a_query_that_is_not_known_is_refused(http: Client, query: str) -> None:
+    for method in ("get", "delete"):
+        refused = http.request(method, f"/mem0/v1/memories/?run_id=monday&{query}")
+        assert refused.status_code == 422, refused.text
 
 
 def test_the_tenant_is_the_project(http: Client) -> None:
