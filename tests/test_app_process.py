@@ -221,6 +221,7 @@ def test_a_second_service_on_the_port_is_refused(
     assert httpx.get(f"{service.url}/health/ready").status_code == 200
 
 
+@pytest.mark.slow
 def test_a_port_is_free_again_when_its_service_has_ended(
     prompted_bundle: Path, tmp_path: Path
 ) -> None:

@@ -40,6 +40,7 @@ def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
     assert find_bundle(tmp_path / "nowhere") is None
 
 
+@pytest.mark.slow
 def test_the_first_start_builds_the_starter_model_and_serves_it(tmp_path: Path) -> None:
     with running_service(tmp_path) as service:
         assert httpx.get(f"{service.url}/info").json()["model"] == "all-minilm-l6-v2"

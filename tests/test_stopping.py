@@ -84,6 +84,7 @@ def test_nothing_is_computed_for_a_client_that_left(prompted_bundle: Path, tmp_p
         assert service.end() == 0
 
 
+@pytest.mark.slow
 def test_accepted_writes_and_bulk_are_finished_and_kept(
     prompted_bundle: Path, tmp_path: Path
 ) -> None:

@@ -199,6 +199,7 @@ def test_a_load_that_was_killed_is_finished_by_the_next(
     assert dumped(copy) == dump.read_text().splitlines()[1:]
 
 
+@pytest.mark.slow
 def test_a_dump_that_was_killed_leaves_no_file_that_passes_for_one(
     large: Path, tmp_path: Path
 ) -> None:

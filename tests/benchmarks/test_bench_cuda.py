@@ -51,6 +51,7 @@ def test_each_goal_is_told_from_what_was_measured() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_service_is_asked_over_http(starter_bundle: Path) -> None:
     found = over_http(starter_bundle, read_manifest(starter_bundle), seconds=0.2)
     assert found.keys() == {1, 10, 50, HTTP_TEXTS}

@@ -111,6 +111,7 @@ def test_rows_are_carried_over_in_order_with_their_embeddings(
     assert not embedded.with_name(f"{embedded.name}.parts").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_command_that_is_given_again_gives_what_one_without_a_kill_does(
     large: Path, embedded: Path, prompted_bundle: Path, tmp_path: Path
 ) -> None:
@@ -140,6 +141,7 @@ def test_a_killed_command_that_is_given_again_gives_what_one_without_a_kill_does
     assert not parts.exists()
 
 
+@pytest.mark.slow
 def test_threads_do_not_change_the_result(
     large: Path, embedded: Path, prompted_bundle: Path, tmp_path: Path
 ) -> None:

@@ -61,6 +61,7 @@ def test_each_way_of_making_a_key_makes_one(line: str, tmp_path: Path) -> None:
     assert run(f"python -m service {words} --api-keys here.json", tmp_path).startswith("ams_")
 
 
+@pytest.mark.slow
 def test_backups_hold_what_is_there(starter_bundle: Path, tmp_path: Path) -> None:
     key = run(f"{command(ADD_KEY)} --scope admin".removeprefix("uv run "), tmp_path).strip()
     flags = ("--model", str(starter_bundle), "--api-keys", "keys.json")

@@ -254,6 +254,7 @@ print("all embedded")
 """
 
 
+@pytest.mark.slow
 def test_a_batch_without_room_is_split_until_it_has(bundle: Path) -> None:
     """8 texts of 2,000 tokens have scores of 384 MB, more than may be allocated."""
     done = subprocess.run(

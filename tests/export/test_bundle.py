@@ -70,9 +70,9 @@ def test_the_manifest_describes_every_file(tiny_checkpoint: Path, tmp_path: Path
 
 
 def test_the_cutoff_of_relevance_is_recorded_and_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert export(["starter", "--models-dir", str(tmp_path), "--no-parity"]) == 0
+    assert export([str(tiny_checkpoint), "--models-dir", str(tmp_path), "--no-parity"]) == 0
     (bundle,) = tmp_path.iterdir()
     relevance = read_manifest(bundle).relevance
     assert relevance is not None

@@ -58,8 +58,11 @@ def test_variants_for_both_stand_in_one_bundle_those_for_a_gpu_first(
 
 
 def test_a_missing_reference_is_said(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str],
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("export.__main__.has_reference", lambda: False)
-    assert export(["starter", "--models-dir", str(tmp_path)]) == 0
+    assert export([str(tiny_checkpoint), "--models-dir", str(tmp_path)]) == 0
     assert "parity is not measured" in capsys.readouterr().err

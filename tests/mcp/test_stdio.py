@@ -73,6 +73,7 @@ def received(process: "subprocess.Popen[str]") -> Any:
     return json.loads(process.stdout.readline())
 
 
+@pytest.mark.slow
 async def test_clients_are_answered_while_the_model_is_built_and_see_their_own_tenant(
     tmp_path: Path,
 ) -> None:
@@ -108,6 +109,7 @@ def test_only_the_protocol_is_on_the_standard_output_and_its_end_ends_the_proces
     assert "loaded all-minilm-l6-v2" in log
 
 
+@pytest.mark.slow
 def test_what_was_acknowledged_survives_kill_9(starter_bundle: Path, tmp_path: Path) -> None:
     process = start(tmp_path, "--model", str(starter_bundle))
     remember = line(2, "tools/call", name="remember", arguments={"id": "a", "content": "tea"})

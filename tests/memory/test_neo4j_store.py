@@ -12,6 +12,7 @@ import pytest
 from neo4j import AsyncGraphDatabase, Record
 
 from service.errors import EmbeddingModelMismatch, StoreLoadError, StoreUnavailable
+from service.memory import neo4j_client
 from service.memory.filters import parse_filter
 from service.memory.neo4j_store import Neo4jStore, open_neo4j_store
 from service.memory.store import EmbeddingModel
@@ -321,7 +322,9 @@ async def test_a_store_that_is_closed_has_answered_every_call(server: Neo4jServe
     assert [result.outcome for (result,) in results] == ["created"] * 5
 
 
-async def test_a_server_that_is_cut_off_without_a_word_is_unavailable(server: Neo4jServer) -> None:
+async def test_a_server_that_is_cut_off_without_a_word_is_unavailable(
+    server: Neo4jServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     passing = asyncio.Event()
     passing.set()
     port = urlsplit(server.uri).port
@@ -341,8 +344,11 @@ async def test_a_server_that_is_cut_off_without_a_word_is_unavailable(server: Ne
         async with opened(server, uri=uri) as store:
             await store.ping()
             passing.clear()
-            with pytest.raises(StoreUnavailable, match="does not answer"):
-                await store.ping()
+            with monkeypatch.context() as hasty:
+                for wait in ("PATIENCE_SECONDS", "CONNECT_SECONDS"):
+                    hasty.setattr(neo4j_client, wait, 0.1)
+                with pytest.raises(StoreUnavailable, match="does not answer"):
+                    await store.ping()
             passing.set()
             await store.ping()
 
