@@ -363,7 +363,7 @@ def examples(count: int) -> settings:
 
 
 @pytest.mark.anyio
-@examples(40)
+@examples(20)
 @given(made=changes(), asked=st.lists(checks(), min_size=6, max_size=12))
 async def test_sqlite_gives_the_right_answers(
     sqlite: dict[str, MemoryStore], made: list[Change], asked: list[Check]
@@ -373,9 +373,19 @@ async def test_sqlite_gives_the_right_answers(
 
 @pytest.mark.anyio
 @pytest.mark.skipif(store_names() == ["sqlite"], reason="Neo4j cannot be had")
-@examples(6)
-@given(made=changes(), asked=st.lists(checks(), min_size=4, max_size=7))
+@examples(3)
+@given(made=changes(), asked=st.lists(checks(), min_size=3, max_size=5))
 async def test_stores_give_the_same_answers_and_the_right_ones(
+    stores: dict[str, MemoryStore], made: list[Change], asked: list[Check]
+) -> None:
+    await check_scenario(stores, made, asked)
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+@examples(20)
+@given(made=changes(), asked=st.lists(checks(), min_size=4, max_size=7))
+async def test_stores_give_the_same_answers_to_hundreds_of_questions(
     stores: dict[str, MemoryStore], made: list[Change], asked: list[Check]
 ) -> None:
     await check_scenario(stores, made, asked)
