@@ -1,5 +1,6 @@
 import asyncio
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -12,7 +13,10 @@ import openai
 import psutil
 import pytest
 
+from service.errors import InvalidSettings
 from service.keys import add_key
+from service.server import bind_for_callers
+from service.settings import Settings
 from tests.service_process import (
     DEADLINE_SECONDS,
     ServiceProcess,
@@ -236,12 +240,8 @@ def test_a_port_is_free_again_when_its_service_has_ended(
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
-        (("--host", "192.0.2.1"), "cannot listen on 192.0.2.1:0"),
         (("--host", "0.0.0.0"), "other machines reach 0.0.0.0, and without API keys everyone"),
-        (("--host", "::"), "other machines reach ::, and without API keys everyone"),
         (("--api-keys", "none.json"), "the file of API keys none.json cannot be read"),
-        (("--host", "no such host"), "cannot listen on no such host:0"),
-        (("--host", "a..b"), "cannot listen on a..b:0 (not a name of a machine)"),
         (("--model", "nowhere"), "expected a bundle in nowhere"),
         (("--precision", "bf16"), "expected a bf16 variant of prompted"),
     ],
@@ -253,6 +253,21 @@ def test_what_cannot_start_says_so_in_one_line(
         assert service.wait() == 2
         assert service.log.startswith(f"error: {complaint}")
         assert service.log.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "complaint"),
+    [
+        ("192.0.2.1", "cannot listen on 192.0.2.1:0"),
+        ("0.0.0.0", "other machines reach 0.0.0.0, and without API keys everyone"),
+        ("::", "other machines reach ::, and without API keys everyone"),
+        ("no such host", "cannot listen on no such host:0"),
+        ("a..b", "cannot listen on a..b:0 (not a name of a machine)"),
+    ],
+)
+def test_an_address_for_nobody_or_for_everybody_is_refused(host: str, complaint: str) -> None:
+    with pytest.raises(InvalidSettings, match=f"^{re.escape(complaint)}"):
+        bind_for_callers(Settings(host=host, port=0))
 
 
 def test_other_machines_are_served_where_there_are_keys(
