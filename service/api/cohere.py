@@ -84,7 +84,10 @@ class EmbedRequest(msgspec.Struct, kw_only=True):
     inputs: Annotated[
         Annotated[list[Content], NOT_EMPTY] | None, Meta(description="In place of `texts`.")
     ] = None
-    images: Annotated[Any, Meta(description="Refused.")] = None
+    images: Annotated[
+        Annotated[list[Any], Meta(extra_json_schema={"maxItems": 0})] | None,
+        Meta(description="Refused."),
+    ] = None
     max_tokens: Annotated[
         Annotated[int, Meta(ge=1)] | None,
         Meta(description="Tokens of a text that are read, if fewer than the model's limit."),

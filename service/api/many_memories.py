@@ -74,7 +74,10 @@ class DeleteRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     filter: Annotated[
         dict[str, Any],
-        Meta(description='A filter. `{"all": []}` stands for everything; `{}` is refused.'),
+        Meta(
+            description='A filter. `{"all": []}` stands for everything; `{}` is refused.',
+            extra_json_schema={"minProperties": 1},
+        ),
     ]
     dry_run: Annotated[bool, Meta(description="Count only.")] = False
 

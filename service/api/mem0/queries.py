@@ -92,7 +92,7 @@ class DeleteQuery(ScopeQuery, kw_only=True, forbid_unknown_fields=True):
             raise InvalidFilter(
                 f"expected {', '.join(ENTITY_FIELDS)} or filters that say what to delete"
             )
-        if set(ENTITY_FIELDS) <= scope.keys() and set(scope.values()) == {ANY}:
+        if not filters and scope == dict.fromkeys(ENTITY_FIELDS, ANY):
             return {"all": []}  # all four together stand for everything
         return {"all": [our_filter(scope), our_filter(filters)]}
 

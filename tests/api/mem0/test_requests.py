@@ -90,6 +90,15 @@ def test_only_the_fields_that_are_asked_for_are_shown(http: Client) -> None:
     assert set(shown) == {"id", "memory", "run_id"}
 
 
+def test_filters_spare_others_from_being_deleted_with_everything(http: Client) -> None:
+    answered(http.post("/mem0/memories", json={"messages": "tea", "user_id": "ada"}))
+    everything = dict.fromkeys(("user_id", "agent_id", "app_id", "run_id"), "*")
+    answered(http.delete("/mem0/memories", params={**everything, "filters": '{"mood": "bad"}'}))
+    assert len(answered(http.get("/mem0/memories"))["results"]) == 1
+    answered(http.delete("/mem0/memories", params=everything))
+    assert answered(http.get("/mem0/memories"))["results"] == []
+
+
 @pytest.mark.parametrize("query", ["user_ids=ada", "page_size=0", "user_id=", "show_expired=2"])
 def test_a_query_that_is_not_known_is_refused(http: Client, query: str) -> None:
     for method in ("get", "delete"):
