@@ -23,8 +23,13 @@ CONFIGURATION = """
 expected-statuses = ["2xx", "3xx", "4xx", "501", "504"]
 
 # No schema says which models, prompts and dimensions there are, what a filter or a cursor is, that
-# an idempotency key has not been used, that a memory is not related to itself, or expires later.
+# an idempotency key has not been used, that a memory is not related to itself, that it expires
+# later, or that 3.0 is not taken for a whole number.
 [checks.positive_data_acceptance]
+enabled = false
+
+# What one request has made may be gone by another one, which forgets a user or resets all.
+[checks.ensure_resource_availability]
 enabled = false
 
 # GET leads to the documentation, which is no part of the API.

@@ -32,8 +32,9 @@ RequestTimeout = Annotated[
 Text = Annotated[str, Meta(extra_json_schema={"minLength": 1})]
 NOT_EMPTY = Meta(extra_json_schema={"minItems": 1})
 
-# As other services take them: texts, or tokens, which are refused with the reason.
-TextOrTexts = Text | Annotated[list[Text | int | list[int]], NOT_EMPTY]
+# As other services take them: tokens are refused with the reason, and not documented.
+TextOrTokens = Annotated[Text | int | list[int], Meta(extra_json_schema={"type": "string"})]
+TextOrTexts = Text | Annotated[list[TextOrTokens], NOT_EMPTY]
 
 # Writing this many embeddings takes about a millisecond; more would hold up the event loop.
 WRITTEN_ON_THE_LOOP = 32

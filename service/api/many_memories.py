@@ -162,7 +162,11 @@ async def list_memories(
     ] = "-created_at",
     cursor: Annotated[
         str | None,
-        QueryParameter(max_length=1_024, description="`next_cursor` of the page before."),
+        QueryParameter(
+            max_length=1_024,
+            description="`next_cursor` of the page before.",
+            schema_extra={"pattern": "^[A-Za-z0-9_-]*$"},
+        ),
     ] = None,
     limit: Annotated[int, QueryParameter(ge=1, le=1_000)] = 50,
     as_of: AsOf = None,

@@ -18,7 +18,7 @@ from service.api.mem0.filters import (
     our_filter,
 )
 from service.errors import InvalidFilter, InvalidInput, NotServed
-from service.memory.new_memory import Metadata, Name, NewMemory
+from service.memory.new_memory import MAX_CONTENT, Metadata, Name, NewMemory
 from service.memory.questions import Query
 from service.memory.store import MAX_DRAFTS
 
@@ -68,11 +68,17 @@ Part = Annotated[
 ]
 
 
+# That there is no text is said by what remembers it.
+Said = Annotated[
+    str, Meta(extra_json_schema={"minLength": 1, "maxLength": MAX_CONTENT, "pattern": r"\S"})
+]
+
+
 class Message(msgspec.Struct, kw_only=True):
     """What was said, by whom."""
 
     role: str = "user"
-    content: str | list[Part] | None = None
+    content: Said | list[Part] | None = None
     name: str | None = None
 
 
@@ -94,7 +100,7 @@ class _Scoped(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class AddRequest(_Scoped, kw_only=True, forbid_unknown_fields=True):
     """What to remember: a memory for each message, as it was said."""
 
-    messages: str | Message | Annotated[list[Message], Meta(max_length=MAX_DRAFTS)]
+    messages: Said | Message | Annotated[list[Message], Meta(max_length=MAX_DRAFTS)]
     metadata: Metadata | None = None
     timestamp: Moment = None
     expiration_date: ExpiryDay | None = None
