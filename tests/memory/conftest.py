@@ -8,9 +8,12 @@ from typing import Protocol
 
 import pytest
 
+from service.embedding.embedder import Embedder
 from service.memory.neo4j_store import open_neo4j_store
 from service.memory.sqlite_store import open_sqlite_store
 from service.memory.store import EmbeddingModel, MemoryStore
+from service.opening import open_embedder_of
+from service.settings import Settings
 from tests.memory.memories import MODEL, unique_tenant
 from tests.neo4j_server import Neo4jServer, wipe
 from tests.stores import NEO4J, GetServer
@@ -84,6 +87,13 @@ def empty_place(store_name: str, tmp_path: Path, running_server: GetServer) -> I
     yield opener(store_name, tmp_path / "vacant.db", server_of)
     if store_name.startswith(NEO4J):
         wipe(running_server(store_name.removeprefix(NEO4J)))
+
+
+@pytest.fixture(scope="module")
+async def embedder(anyio_backend: str, starter_bundle: Path) -> AsyncIterator[Embedder]:
+    """The starter model, which the tests of a module share."""
+    async with open_embedder_of(Settings(model=starter_bundle)) as embedder:
+        yield embedder
 
 
 @pytest.fixture

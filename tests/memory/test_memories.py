@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from service.embedding.embedder import Embedder
 from service.embedding.manifest import read_manifest
 from service.errors import Conflict, IdempotencyKeyReused, InferenceError, MemoryNotFound
 from service.memory.filters import EVERYTHING
@@ -48,13 +49,12 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-async def memories(starter_bundle: Path, tmp_path: Path, clock: Clock) -> AsyncIterator[Memories]:
+async def memories(
+    embedder: Embedder, starter_bundle: Path, tmp_path: Path, clock: Clock
+) -> AsyncIterator[Memories]:
     """The use cases on an empty store, with the starter model."""
     model = embedding_model_of(read_manifest(starter_bundle))
-    async with (
-        open_embedder_of(Settings(model=starter_bundle)) as embedder,
-        open_sqlite_store(tmp_path / "memory.db", model) as store,
-    ):
+    async with open_sqlite_store(tmp_path / "memory.db", model) as store:
         yield Memories(store, embedder, relevance_cutoff=0.3, clock=clock)
 
 

@@ -9,8 +9,6 @@ from service.memory.model import Embedding, Memory, Record
 from service.memory.recall import CONSIDERED, Recalled, recall
 from service.memory.sqlite_store import open_sqlite_store
 from service.memory.store import EmbeddingModel, MemoryStore, Selection
-from service.opening import open_embedder_of
-from service.settings import Settings
 from tests.memory.memories import NOW, at
 
 pytestmark = pytest.mark.anyio
@@ -19,12 +17,6 @@ TENANT = "tenant"
 DIMENSIONS = 3
 MODEL = EmbeddingModel("model", "a" * 64, DIMENSIONS)
 QUERY = np.eye(1, DIMENSIONS, dtype=np.float32)[0]
-
-
-@pytest.fixture
-async def embedder(starter_bundle: Path) -> AsyncIterator[Embedder]:
-    async with open_embedder_of(Settings(model=starter_bundle)) as embedder:
-        yield embedder
 
 
 @pytest.fixture
