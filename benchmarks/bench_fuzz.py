@@ -12,18 +12,22 @@ import json
 import sys
 import tempfile
 import time
+import urllib.request
+from collections import Counter
 from pathlib import Path
 
+from prometheus_client.parser import text_string_to_metric_families
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.machine import save_report  # noqa: E402
-from tests.fuzzing import Phase, fuzz  # noqa: E402
+from tests.fuzzing import fuzz, fuzz_in_chains  # noqa: E402
 from tests.service_process import running_service  # noqa: E402
 
-EXAMPLES = 25  # for each operation with each seed
+EXAMPLES = 25  # for each operation, of the first seed
+SECONDS = 300  # of chains, with each other seed
 
 
 def main() -> int:
@@ -44,19 +48,27 @@ def main() -> int:
         ):
             while cases < options.cases and not failures:
                 seeds += 1
-                phases: list[Phase] = ["fuzzing", "stateful"]
-                if seeds == 1:  # another seed covers the same
-                    phases.append("coverage")
-                fuzzed = fuzz(service.url, folder, phases, examples=EXAMPLES, seed=seeds)
+                if seeds == 1:
+                    fuzzed = fuzz(
+                        service.url,
+                        folder,
+                        ["coverage", "fuzzing", "stateful"],
+                        examples=EXAMPLES,
+                        seed=seeds,
+                    )
+                else:
+                    fuzzed = fuzz_in_chains(service.url, folder, seconds=SECONDS, seed=seeds)
                 cases += fuzzed.cases
                 failures = fuzzed.failures
                 progress.update(fuzzed.cases)
+            answers = _answers(service.url)
             status = service.end()
             tracebacks = service.log.count("Traceback")
     results = {
         "cases": cases,
         "seeds": seeds,
         "seconds": round(time.perf_counter() - started),
+        "answers": answers,
         "wrong_answers": bool(failures),
         "tracebacks": tracebacks,
         "exit_status": status,
@@ -65,6 +77,18 @@ def main() -> int:
     if options.save:
         save_report(options.save, __doc__.splitlines()[0], results)
     return int(bool(failures) or tracebacks > 0 or status != 0)
+
+
+def _answers(url: str) -> dict[str, int]:
+    """How many requests the service has answered, by status."""
+    with urllib.request.urlopen(f"{url}/metrics") as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+        samples = [sample for family in families for sample in family.samples]
+    answers: Counter[str] = Counter()
+    for sample in samples:
+        if sample.name == "memory_requests_total":
+            answers[sample.labels["status"]] += int(sample.value)
+    return dict(sorted(answers.items()))
 
 
 if __name__ == "__main__":
