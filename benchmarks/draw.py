@@ -61,11 +61,12 @@ def draw_series(
 def _drawing(figsize: tuple[float, float]) -> tuple[Any, Any]:
     """An empty figure; matplotlib is only needed by those who draw."""
     import matplotlib
+    from cycler import cycler
 
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "benchmarks"  # the same figures give the same file
     colors = matplotlib.color_sequences["tab20"]  # more than there are engines
-    matplotlib.rcParams["axes.prop_cycle"] = matplotlib.cycler(color=colors)
+    matplotlib.rcParams["axes.prop_cycle"] = cycler(color=colors)
 
     from matplotlib import pyplot
 
