@@ -246,11 +246,13 @@ def _rotated_heads(
     blocks: Blocks, x: Value, norm: str, heads: int, config: Gemma3Config, *, sliding: bool
 ) -> Value:
     graph, size = blocks.graph, config.head_dim
-    split = graph.op("Reshape", x, graph.integers(0, 0, heads, size))
-    normed = blocks.rms_norm(split, norm, config.rms_norm_eps, of="layer", gives="layer")
-    joined = graph.op("Reshape", normed, graph.integers(0, 0, heads * size))
+    if heads > 1:
+        x = graph.op("Reshape", x, graph.integers(0, 0, heads, size))
+    x = blocks.rms_norm(x, norm, config.rms_norm_eps, of="layer", gives="layer")
+    if heads > 1:
+        x = graph.op("Reshape", x, graph.integers(0, 0, heads * size))
     theta = config.rope_local_base_freq if sliding else config.rope_theta
-    return blocks.rotary(joined, theta, size, config.max_position_embeddings)
+    return blocks.rotary(x, theta, size, config.max_position_embeddings)
 
 
 def _feed_forward(blocks: Blocks, name: str, x: Value) -> Value:
