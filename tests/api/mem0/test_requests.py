@@ -1,5 +1,6 @@
 """The routes without the client; tests/clients/test_mem0.py has the client."""
 
+import json
 from typing import Any
 
 import pytest
@@ -7,9 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from litestar.handlers import HTTPRouteHandler
 
+from service.api.mem0.answers import MEMORY_EXAMPLE
 from service.api.mem0.not_served import NOT_SERVED
 from service.app import ROUTES
 from tests.api.requests import Client, answered, remember
+
+EXAMPLE_ID = MEMORY_EXAMPLE["id"]
 
 VALUES = st.recursive(
     st.none()
@@ -75,6 +79,43 @@ def test_every_route_that_is_served_is_documented(http: Client) -> None:
         for method, described in methods.items()
         if described["tags"] == ["mem0"]
     }
+
+
+def test_the_documented_answers_have_the_fields_of_real_ones(http: Client) -> None:
+    body = {"messages": "I drink tea.", "user_id": "ada"}
+    (memory,) = answered(http.post("/mem0/memories", json=body))["results"]
+    paths = answered(http.get("/docs/openapi.json"))["paths"]
+    in_order = sorted((path, methods) for path, methods in paths.items() if path[:6] == "/mem0/")
+    for method in ("post", "put", "get"):
+        for path, methods in in_order:
+            if method not in methods or path == "/mem0/reset":
+                continue
+            described = methods[method]
+            sent = None
+            if "requestBody" in described:
+                content = described["requestBody"]["content"]["application/json"]
+                (sent,) = content["schema"]["examples"]
+            real = answered(
+                http.request(
+                    method,
+                    path.replace("{id}", memory["id"]),
+                    json=json.loads(json.dumps(sent).replace(EXAMPLE_ID, memory["id"])),
+                )
+            )
+            answer = described["responses"]["200"]["content"]["application/json"]
+            (example,) = answer["examples"].values()
+            assert first_fields(example["value"]) == first_fields(real), path
+
+
+def first_fields(answer: Any) -> tuple[set[str], set[str]]:
+    """Those of the answer, and those of the first that it holds, without what is null."""
+    around = {} if isinstance(answer, list) else answer
+    first, *_ = answer if isinstance(answer, list) else answer.get("results", [{}])
+    return not_null(around), not_null(first)
+
+
+def not_null(fields: dict[str, Any]) -> set[str]:
+    return {name for name, value in fields.items() if value is not None}
 
 
 def test_what_others_keep_is_shown_with_texts_only_where_mem0_has_texts(http: Client) -> None:
