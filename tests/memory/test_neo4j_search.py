@@ -80,7 +80,7 @@ def with_ids(given: list[Memory]) -> list[Record]:
 
 ASKED: dict[str, Any] = {
     "made": st.lists(memories(st.just("")), min_size=1, max_size=30),
-    "documents": st.lists(filter_documents(), min_size=5, max_size=10),
+    "documents": st.lists(filter_documents(), min_size=3, max_size=6),
     "as_of": st.none() | st.sampled_from([at(0), at(1), at(2)]),
 }
 
@@ -116,7 +116,7 @@ async def test_the_index_finds_what_passes_the_filter_and_nothing_else(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("index_is_asked")
-@settings(max_examples=40, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(**ASKED)
 async def test_the_index_finds_it_under_hundreds_of_filters(
     store: Neo4jStore, made: list[Memory], documents: list[dict[str, Any]], as_of: datetime | None
