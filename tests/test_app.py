@@ -61,8 +61,9 @@ def openapi(client: Client) -> Any:
 
 
 def test_every_route_is_documented_and_no_other(openapi: Any) -> None:
+    """Those of mem0's clients are held to it in tests/api/mem0."""
     found = {(method, path) for path, methods in openapi["paths"].items() for method in methods}
-    assert found == set(ROUTES)
+    assert {route for route in found if not route[1].startswith("/mem0/")} == set(ROUTES)
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
