@@ -29,7 +29,7 @@ def requests_of(access: Access) -> Iterator[tuple[str, str]]:
     for handler in ROUTES[access]:
         methods = handler.http_methods if isinstance(handler, HTTPRouteHandler) else {"POST"}
         for method in sorted(methods):
-            for path in handler.paths:
+            for path in sorted(handler.paths):
                 yield method, re.sub(r"{\w+:\w+}", "a", path)
 
 
