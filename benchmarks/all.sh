@@ -19,7 +19,7 @@ run benchmarks/bench_http.py --bundle build/models/int8 \
     --peers build/checkpoint --only "llama.cpp bf16" "infinity bf16" --loads mixed open bulk \
     --rounds 1 --seconds 6 --save "$results/http-arriving-$1.json"
 run benchmarks/bench_http.py --bundle build/models/int8 --loads single batches \
-    --rounds 3 --seconds 8 --save "$results/http-overhead-$1.json"
+    --rounds 6 --seconds 3 --save "$results/http-overhead-$1.json"
 
 run benchmarks/bench_floor.py build/models/int8 --rounds 4 --save "$results/floor-$1.json"
 run benchmarks/profile_engine.py build/models/int8 --save "$results/profile-$1.json"
