@@ -13,21 +13,22 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections import Counter
 from pathlib import Path
 
-from prometheus_client.parser import text_string_to_metric_families
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.machine import save_report  # noqa: E402
-from tests.fuzzing import fuzz, fuzz_in_chains  # noqa: E402
+from tests.fuzzing import Fuzzed, Phase, fuzz, fuzz_in_chains  # noqa: E402
 from tests.service_process import running_service  # noqa: E402
+from tests.telemetry.exposition import Scrape  # noqa: E402
 
 EXAMPLES = 25  # for each operation, of the first seed
 SECONDS = 300  # of chains, with each other seed
+
+REQUESTS = "memory_requests_total"
 
 
 def main() -> int:
@@ -48,16 +49,7 @@ def main() -> int:
         ):
             while cases < options.cases and not failures:
                 seeds += 1
-                if seeds == 1:
-                    fuzzed = fuzz(
-                        service.url,
-                        folder,
-                        ["coverage", "fuzzing", "stateful"],
-                        examples=EXAMPLES,
-                        seed=seeds,
-                    )
-                else:
-                    fuzzed = fuzz_in_chains(service.url, folder, seconds=SECONDS, seed=seeds)
+                fuzzed = _fuzz(service.url, folder, seeds)
                 cases += fuzzed.cases
                 failures = fuzzed.failures
                 progress.update(fuzzed.cases)
@@ -79,16 +71,19 @@ def main() -> int:
     return int(bool(failures) or tracebacks > 0 or status != 0)
 
 
+def _fuzz(url: str, folder: Path, seed: int) -> Fuzzed:
+    if seed == 1:  # another one covers the same
+        phases: list[Phase] = ["coverage", "fuzzing", "stateful"]
+        return fuzz(url, folder, phases, examples=EXAMPLES, seed=seed)
+    return fuzz_in_chains(url, folder, seconds=SECONDS, seed=seed)
+
+
 def _answers(url: str) -> dict[str, int]:
     """How many requests the service has answered, by status."""
     with urllib.request.urlopen(f"{url}/metrics") as answer:
-        families = text_string_to_metric_families(answer.read().decode())
-        samples = [sample for family in families for sample in family.samples]
-    answers: Counter[str] = Counter()
-    for sample in samples:
-        if sample.name == "memory_requests_total":
-            answers[sample.labels["status"]] += int(sample.value)
-    return dict(sorted(answers.items()))
+        scrape = Scrape(answer.read().decode())
+    statuses = sorted({labels["status"] for labels in scrape.labels(REQUESTS)})
+    return {status: int(scrape.total(REQUESTS, status=status)) for status in statuses}
 
 
 if __name__ == "__main__":

@@ -30,7 +30,6 @@ import numpy as np
 import psutil
 import tokenizers
 import uvloop
-from prometheus_client.parser import text_string_to_metric_families
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,6 +42,7 @@ from benchmarks.machine import save_report  # noqa: E402
 from benchmarks.synthetic_texts import SyntheticTexts  # noqa: E402
 from service.embedding.manifest import read_manifest  # noqa: E402
 from service.embedding.prompts import default_prompt  # noqa: E402
+from tests.telemetry.exposition import Scrape  # noqa: E402
 
 # How often each kind of work is among a hundred requests.
 MIX = {"interactive": 60, "bulk": 2, "remember": 18, "search": 19, "forget": 1}
@@ -212,12 +212,10 @@ def counted(port: int, *parts: Sent) -> dict[str, dict[str, int]]:
             sent[ROUTES[kind]] += len(milliseconds)
     found: Counter[str] = Counter()
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
-        for family in text_string_to_metric_families(answer.read().decode()):
-            for sample in family.samples:
-                if sample.name == "memory_requests_total" and sample.labels["method"] == "POST":
-                    found[sample.labels["route"]] += int(sample.value)
-                elif sample.name == "memory_embedded_texts_total":
-                    found["texts"] = int(sample.value)
+        scrape = Scrape(answer.read().decode())
+    found["texts"] = int(scrape.total("memory_embedded_texts_total"))
+    for route in {labels["route"] for labels in scrape.labels("memory_requests_total")}:
+        found[route] = int(scrape.total("memory_requests_total", method="POST", route=route))
     return {name: {"sent": sent[name], "counted": found[name]} for name in sorted(sent | found)}
 
 

@@ -11,7 +11,7 @@ def schemas_of(struct: type[msgspec.Struct], *, references: str) -> dict[str, di
     `references` is how they refer to one another, such as `#/$defs/{name}`.
     """
     (reference,), components = msgspec.json.schema_components([struct], ref_template=references)
-    name = next(name for name in components if references.format(name=name) == reference["$ref"])
+    name = reference["$ref"].removeprefix(references.format(name=""))
     schemas: dict[str, dict[str, Any]] = _portable({name: components.pop(name)} | components)
     return schemas
 

@@ -53,10 +53,8 @@ class DecodeRequest(msgspec.Struct, kw_only=True):
 
     ids: Annotated[
         list[TokenId | list[TokenId]],
-        Meta(
-            description="The tokens of a text, or a list of those of several.",
-            extra_json_schema={"minItems": 1},
-        ),
+        NOT_EMPTY,
+        Meta(description="The tokens of a text, or a list of those of several."),
     ]
     skip_special_tokens: Annotated[
         bool,

@@ -129,7 +129,7 @@ asyncio.run(write())
 
 async def test_what_was_acknowledged_is_there_after_kills(path: Path) -> None:
     acknowledged: list[str] = []
-    for run in range(3):
+    for run in range(5):
         process = subprocess.Popen(
             [sys.executable, "-c", WRITING, str(path), str(run)], stdout=subprocess.PIPE, text=True
         )

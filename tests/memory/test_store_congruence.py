@@ -363,7 +363,7 @@ def examples(count: int) -> settings:
 
 
 @pytest.mark.anyio
-@examples(20)
+@examples(40)
 @given(made=changes(), asked=st.lists(checks(), min_size=6, max_size=12))
 async def test_sqlite_gives_the_right_answers(
     sqlite: dict[str, MemoryStore], made: list[Change], asked: list[Check]

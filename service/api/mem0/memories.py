@@ -74,15 +74,13 @@ async def add(
     """Keep what was said, each message as a memory of its own."""
     given = list(new_memories(data))
     kept, _ = await memories.remember(tenant, given)
-    results = []
-    for each in kept:
-        if error := refusal(each.remembered):
+    remembered = [each.remembered for each in kept]
+    for one in remembered:
+        if error := refusal(one):
             raise error
-        memory = each.remembered.memory
-        assert memory is not None
-        (result,) = await shown(memories, tenant, [memory])
-        result.event = "ADD" if each.remembered.outcome == "created" else "NONE"
-        results.append(result)
+    results = await shown(memories, tenant, [one.memory for one in remembered if one.memory])
+    for result, one in zip(results, remembered, strict=True):
+        result.event = "ADD" if one.outcome == "created" else "NONE"
     return ShownMemories(results)
 
 
