@@ -6,15 +6,13 @@ A request's texts are computed together, and one request at a time: threads that
 once are slower.
 """
 
-import asyncio
 import base64
 import sys
 import threading
 
 import msgspec
 import torch
-from granian.constants import Interfaces
-from granian.server.embed import Server
+import uvicorn
 from litestar import Litestar, post
 from sentence_transformers import SentenceTransformer
 
@@ -46,8 +44,7 @@ def create_app(checkpoint: str, precision: str) -> Litestar:
 def main() -> None:
     checkpoint, precision, port = sys.argv[1:]
     app = create_app(checkpoint, precision)
-    server = Server(app, address="127.0.0.1", port=int(port), interface=Interfaces.ASGI)
-    asyncio.run(server.serve())
+    uvicorn.run(app, port=int(port), log_level="warning")
 
 
 if __name__ == "__main__":

@@ -22,13 +22,14 @@ from service.opening import open_embedder_of, store_address
 from service.settings import Settings
 
 PACKAGES = (
-    "granian",
+    "httptools",
     "litestar",
     "msgspec",
     "neo4j",
     "numpy",
     "orjson",
     "tokenizers",
+    "uvicorn",
 )
 
 # The promise that the vector of a text does not depend on its batch.

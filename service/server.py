@@ -1,4 +1,4 @@
-"""Serves the application with granian, in this process, until it is told to stop."""
+"""Serves the application with uvicorn, in this process, until it is told to stop."""
 
 import asyncio
 import ipaddress
@@ -6,45 +6,29 @@ import logging
 import os
 import signal
 import socket
-import sys
-import time
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
-from contextlib import closing, suppress
-from typing import Any
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import partial
 
+import uvicorn
 import uvloop
-from granian.constants import HTTPModes, Interfaces
-from granian.http import HTTP1Settings
-from granian.log import LogLevels
-from granian.net import SocketHolder  # type: ignore[attr-defined]
-from granian.server.embed import Server
-from granian.utils.proxies import wrap_asgi_with_proxy_headers
 
-from service.app import MAX_BODY_BYTES, create_app
-from service.errors import InvalidSettings, RequestTooSlow, StartupError
-from service.settings import Networks, Settings
+from service.app import create_app
+from service.errors import InvalidSettings, StartupError
+from service.receiving import Application, BoundedProtocol, reading_before_answering
+from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[..., Coroutine[Any, Any, None]]
-
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-# Connections that may wait to be accepted, and that may be open; idle ones count.
+# Connections that may wait to be accepted, and that may be open; idle ones count. The next one's
+# requests are answered 503.
 MAX_CONNECTIONS = 8192
 
-# How much of a refused request's body is read before the refusal is sent, and for how long.
-MAX_DISCARDED_BYTES = 8 * MAX_BODY_BYTES
-MAX_DISCARD_SECONDS = 10
-
-# What a body brings in each second at least, once the seconds that it may take are used up.
-SLOWEST_BYTES = 16 * 1024
-
-# granian's own words would be "Embedded server is experimental!" at each start.
-QUIET_GRANIAN = {"loggers": {"_granian": {"propagate": True}}}
+# Longer than proxies keep an idle connection, which is 60 s with nginx and with AWS: a connection
+# that is closed just when a request is sent on it leaves that without an answer.
+IDLE_SECONDS = 75
 
 
 def serve(settings: Settings) -> int:
@@ -64,7 +48,7 @@ def serve(settings: Settings) -> int:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket on this address that no other process can share, as granian's own could be.
+    """A socket on this address that no other process can share.
 
     Raises:
         InvalidSettings: the address is in use, or not one of this machine.
@@ -110,9 +94,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
         loop.add_signal_handler(signum, _leave, 0)
     app = create_app(settings)
     async with app.lifespan():
-        counted = CountedRequests(app, settings.receive_timeout_seconds)
-        proxied = _behind(settings.trusted_proxies, counted)
-        server = _EmbeddedServer(proxied, listener, settings.receive_timeout_seconds)
+        server = _server_of(app, settings)
         stopping = asyncio.Event()
         for signum in STOP_SIGNALS:
             loop.add_signal_handler(signum, stopping.set)
@@ -121,143 +103,65 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
         except OSError as error:
             raise _cannot_listen(settings.host, settings.port, error) from error
         _log_ready(listener)
-        return await _run(server, counted, stopping, settings.shutdown_grace_seconds)
+        return await _run(server, listener, stopping, settings.shutdown_grace_seconds)
 
 
 async def _run(
-    server: "_EmbeddedServer", counted: "CountedRequests", stopping: asyncio.Event, grace: int
+    server: "_Server", listener: socket.socket, stopping: asyncio.Event, grace: int
 ) -> int:
     loop = asyncio.get_running_loop()
-    serving = asyncio.create_task(server.serve())
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
     asked = asyncio.create_task(stopping.wait())
     await asyncio.wait((serving, asked), return_when=asyncio.FIRST_COMPLETED)
     if serving.done():
         logger.error("the HTTP server ended by itself", exc_info=serving.exception())
         return 1
-    logger.info("stopping; finishing %d requests, for at most %d s", counted.running, grace)
+    logger.info("stopping; finishing %d requests, for at most %d s", server.running, grace)
     # A second Ctrl-C ends it at once, but a second later: `uv run` passes the first one on, too.
     loop.call_later(1, loop.add_signal_handler, signal.SIGINT, _leave, 1)
-    server.stop()  # type: ignore[no-untyped-call]
+    server.should_exit = True
     await asyncio.wait((serving,), timeout=grace)
     if not serving.done():
-        logger.error("%d requests did not finish in %d s", counted.running, grace)
+        logger.error("%d requests did not finish in %d s", server.running, grace)
         _leave(1)  # a thread that computes cannot be interrupted
-    await counted.cancel()
     logger.info("stopped")
     return 0
 
 
-class CountedRequests:
-    """An ASGI application that knows how many requests it is answering."""
+class _Server(uvicorn.Server):
+    """uvicorn, but for its handling of signals."""
 
-    def __init__(self, app: Application, receive_timeout_seconds: int) -> None:
-        self._app = app
-        self._receive_timeout_seconds = receive_timeout_seconds
-        self._requests: set[asyncio.Task[None]] = set()
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave them to us."""
+        yield
 
     @property
     def running(self) -> int:
-        return len(self._requests)
-
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        body = _ReadBeforeAnswer(receive, send, self._receive_timeout_seconds)
-        request = asyncio.get_running_loop().create_task(self._app(scope, body.receive, body.send))
-        self._requests.add(request)
-        request.add_done_callback(self._requests.discard)
-        await request
-
-    async def cancel(self) -> None:
-        """End what still runs when all connections are closed: its clients have left."""
-        for request in tuple(self._requests):
-            request.cancel()
-        if self._requests:
-            await asyncio.wait(tuple(self._requests))
+        """How many requests are being answered."""
+        return len(self.server_state.tasks)
 
 
-class _ReadBeforeAnswer:
-    """The two channels of a request, of which the answer waits until the body has been read.
-
-    An answer can be ready before that, where it is a refusal. The server would then close the
-    connection on a client that still sends, and most clients report that instead of the answer.
-
-    `seconds` is how long the body may let us wait in all, and one more for each SLOWEST_BYTES.
-    """
-
-    def __init__(self, receive: Receive, send: Send, seconds: float) -> None:
-        self._receive = receive
-        self._send = send
-        self._seconds = seconds
-        self._unread = True
-
-    async def receive(self) -> Message:
-        if not self._unread:
-            return await self._receive()
-        asked = time.monotonic()
-        try:
-            async with asyncio.timeout(self._seconds):
-                message = await self._receive()
-        except TimeoutError:
-            self._unread = False
-            raise RequestTooSlow(
-                "the body of the request took too long to arrive; send it faster, or in several "
-                "requests"
-            ) from None
-        self._seconds += len(message.get("body", b"")) / SLOWEST_BYTES - (time.monotonic() - asked)
-        self._unread = bool(message.get("more_body"))
-        return message
-
-    async def send(self, message: Message) -> None:
-        if self._unread:
-            with suppress(TimeoutError, RequestTooSlow):
-                async with asyncio.timeout(MAX_DISCARD_SECONDS):
-                    await self._discard()
-            self._unread = False
-        await self._send(message)
-
-    async def _discard(self) -> None:
-        discarded = 0
-        while self._unread and discarded < MAX_DISCARDED_BYTES:
-            message = await self.receive()
-            discarded += len(message.get("body", b""))
-
-
-class _EmbeddedServer(Server):
-    """granian in this process and event loop, on a socket that is already bound.
-
-    Its own socket has SO_REUSEPORT, with which a second service on the port would silently take
-    half of the connections. Its own lifespan turns an error into a log entry with a traceback.
-    """
-
-    def __init__(
-        self, app: Application, listener: socket.socket, receive_timeout_seconds: int
-    ) -> None:
-        super().__init__(
-            app,
-            interface=Interfaces.ASGINL,
-            http=HTTPModes.http1,
-            http1_settings=HTTP1Settings(header_read_timeout=receive_timeout_seconds * 1000),
-            websockets=False,
+def _server_of(app: Application, settings: Settings) -> _Server:
+    seconds = settings.receive_timeout_seconds
+    return _Server(
+        uvicorn.Config(
+            reading_before_answering(app, seconds),
+            interface="asgi3",
+            http=partial(BoundedProtocol, seconds),  # type: ignore[arg-type]
+            ws="none",
+            lifespan="off",
+            workers=1,
             backlog=MAX_CONNECTIONS,
-            backpressure=MAX_CONNECTIONS,
-            log_level=LogLevels.error,
-            log_dictconfig=QUIET_GRANIAN,
+            limit_concurrency=MAX_CONNECTIONS,
+            timeout_keep_alive=IDLE_SECONDS,
+            proxy_headers=bool(settings.trusted_proxies),
+            forwarded_allow_ips=str(settings.trusted_proxies),
+            server_header=False,
+            log_config=None,
+            access_log=False,
         )
-        self._listener = listener
-
-    def _init_shared_socket(self) -> None:
-        fd = self._listener.detach()
-        backlog = (MAX_CONNECTIONS,) if sys.platform == "linux" else ()
-        # What granian does when it hands a socket to a worker; its type stubs leave it out.
-        self._shd = SocketHolder(fd, False, *backlog)  # type: ignore[assignment,call-arg]
-
-
-def _behind(proxies: Networks, app: Application) -> Application:
-    """The application, told by these proxies who their clients are."""
-    if not proxies:
-        return app
-    wrapped: Application = wrap_asgi_with_proxy_headers(app, str(proxies))
-    return wrapped
+    )
 
 
 def _startup_error_in(group: ExceptionGroup[Exception]) -> StartupError | None:

@@ -185,8 +185,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(
             ge=1,
             description="Seconds that the headers of a request may take to arrive, and its body, "
-            "which has one more for each 16 KiB; and after which idle connections are closed. "
-            "Lower it where slow clients take connections from others.",
+            "which has one more for each 16 KiB. Lower it where slow clients take connections from "
+            "others.",
         ),
     ] = 30
     log_level: Annotated[

@@ -138,11 +138,6 @@ def test_a_body_that_takes_long_but_keeps_coming_is_taken(operator: Operator, ke
     assert httpx.post(url, content=pieces(), headers=headers).status_code == 200
 
 
-def test_headers_that_trickle_end_with_the_connection(operator: Operator) -> None:
-    with closing(operator.connect("GET /health/live HTTP/1.1", "Host: a", "X")) as connection:
-        assert connection.recv(1) == b""
-
-
 def test_a_chunked_body_is_bounded_while_it_arrives(operator: Operator, key: str) -> None:
     def endless() -> Iterator[bytes]:
         for _ in range(40):

@@ -19,8 +19,9 @@ def configure_logs(level: LogLevel, format: LogFormat) -> None:
     handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
     logging.basicConfig(handlers=[handler], level=level.upper())
     if level == "info":
-        # MCP's SDK has a line for each request, as we have.
-        logging.getLogger("mcp").setLevel(logging.WARNING)
+        # MCP's SDK has a line for each request, and uvicorn for each start and stop, as we have.
+        for name in ("mcp", "uvicorn.error"):
+            logging.getLogger(name).setLevel(logging.WARNING)
 
 
 class TextFormatter(logging.Formatter):
