@@ -15,6 +15,7 @@ from export.fused import Target, fused_ladder, is_fused, long_path_of, weights_p
 from export.parity import GATES, Reference, check_known_answers, is_batch_invariant, measure
 from export.progress import Progress
 from export.relevance import measure_relevance
+from export.token_table import find_token_table
 from export.traced import write_traced
 from service.embedding.manifest import (
     FORMAT,
@@ -162,6 +163,8 @@ def _build(
         weights=_file(weights_path_of(graph_path)),
         batch_invariant=False,
         long_texts=LongTexts(window, _file(long_path_of(graph_path))) if window else None,
+        # A GPU has it in its own memory.
+        token_table=find_token_table(graph_path) if target == "cpu" else None,
     )
 
 

@@ -14,6 +14,7 @@ from service import __version__
 from service.bundles import find_or_build_bundle
 from service.embedding.prompts import InputType
 from service.errors import InvalidSettings, StartupError
+from service.heap import keep_little
 from service.keys import SCOPES, Limits
 from service.mcp import NOT_INSTALLED
 from service.settings import (
@@ -67,6 +68,7 @@ def _run(parsed: argparse.Namespace, settings: Settings) -> int:
         case "serve":
             from service.server import serve
 
+            keep_little()
             return serve(settings)
         case "mcp":
             return _serve_mcp(settings, parsed.tenant)

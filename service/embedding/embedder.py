@@ -19,6 +19,7 @@ from service.embedding.onnx_model import Embeddings, Model
 from service.embedding.scheduler import Scheduler
 from service.embedding.threaded_tokenizer import ThreadedTokenizer
 from service.embedding.tokenization import (
+    CHARACTERS_AT_ONCE,
     Reading,
     Side,
     TokenIds,
@@ -35,6 +36,7 @@ from service.errors import (
     Overloaded,
     UnsupportedDimensions,
 )
+from service.heap import return_freed
 
 # A request of more texts than this is bulk, and others do not wait for it; so is one of more tokens
 # than a text alone, or a batch, may have.
@@ -305,6 +307,9 @@ class Embedder:
             if self._cache is None:
                 tokens |= zip(piece, (len(text.ids) for text in tokenized_piece), strict=True)
                 self._scheduler.check_room(sum(tokens.values()))
+        if sum(map(len, texts)) > CHARACTERS_AT_ONCE:
+            # Tokenizing takes 500 bytes a token and more, in small blocks all over the heap.
+            await loop.run_in_executor(self._tokenization_threads, return_freed)
         return tokenized
 
     def _check(self, texts: Sequence[str]) -> None:

@@ -52,6 +52,17 @@ class LongTexts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     graph: BundleFile
 
 
+class TokenTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the token table lies in a variant's weights: rows of `dtype`, from byte `offset` on."""
+
+    name: str
+    """Of the tensor in the graph."""
+    dtype: Literal["int8", "float32"]
+    rows: int
+    columns: int
+    offset: int
+
+
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One graph of the bundle, with its weights beside it as ONNX external data."""
 
@@ -63,6 +74,8 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parity: Parity | None = None
     long_texts: LongTexts | None = None
     """None where the one graph takes texts of any length."""
+    token_table: TokenTable | None = None
+    """None where each session is to load its own, and in bundles from before it was noted."""
 
 
 class KnownAnswers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

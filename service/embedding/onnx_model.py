@@ -1,5 +1,6 @@
 """The ONNX Runtime sessions on the processor: token ids to embeddings. Loads a GPU's, too."""
 
+import mmap
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,8 +25,9 @@ LENGTH_BORDER = 64
 
 CPU_PROVIDER = "CPUExecutionProvider"
 
-# The scores of one text of 1,024 tokens take some 50 MB.
-_SCORES_TO_KEEP = 1_024 * 1_024
+# The scores of one text of 512 tokens take some 15 MB in all steps of a layer's attention. An arena
+# would keep the most that was ever taken at a time, and texts of more tokens are seldom.
+_SCORES_TO_KEEP = 512 * 512
 
 _LOG_ERRORS_ONLY = 3
 
@@ -45,9 +47,11 @@ class OnnxModel:
         variant: Variant,
         *,
         threads: int,
+        token_table: onnxruntime.OrtValue | None = None,
     ) -> None:
         self._all_cores = all_cores
         self._one_core = one_core or all_cores
+        self._token_table = token_table  # the sessions read it, and do not keep it themselves
         self._output = manifest.output
         self._pad_token_id = manifest.pad_token_id
         self.variant = variant
@@ -117,7 +121,8 @@ def load_model(
     graph = verify_file(bundle, variant.graph)
     verify_file(bundle, variant.weights)
     threads = threads or usable_cores()
-    session = _open_session(graph, variant, threads)
+    token_table = _open_token_table(bundle, variant)
+    session = _open_session(graph, variant, threads, token_table)
     outputs = [output.name for output in session.get_outputs()]
     inputs = {value.name for value in session.get_inputs()}
     if manifest.output not in outputs or inputs != {"input_ids", "attention_mask"}:
@@ -127,8 +132,8 @@ def load_model(
         )
     second = None
     if one_core and threads > 1:
-        second = _open_session(graph, variant, 1)
-    return OnnxModel(session, second, manifest, variant, threads=threads)
+        second = _open_session(graph, variant, 1, token_table)
+    return OnnxModel(session, second, manifest, variant, threads=threads, token_table=token_table)
 
 
 def available_execution_providers() -> tuple[str, ...]:
@@ -159,10 +164,30 @@ def choose_variant(
     )
 
 
-def _open_session(graph: Path, variant: Variant, threads: int) -> onnxruntime.InferenceSession:
+def _open_token_table(bundle: Path, variant: Variant) -> onnxruntime.OrtValue | None:
+    """The token table, mapped once for all sessions: most of the weights, and hardly ever read."""
+    place = variant.token_table
+    if place is None:
+        return None
+    path = bundle / variant.weights.name
+    try:
+        table = np.memmap(path, place.dtype, "r", place.offset, (place.rows, place.columns))
+    except (OSError, ValueError) as error:
+        raise ModelLoadError(f"{path} does not hold the token table: {error}") from error
+    # One byte of each page, so that what the process holds does not grow with the words it meets.
+    table.reshape(-1).view(np.uint8)[:: mmap.PAGESIZE].max()
+    return onnxruntime.OrtValue.ortvalue_from_numpy(table)
+
+
+def _open_session(
+    graph: Path, variant: Variant, threads: int, token_table: onnxruntime.OrtValue | None
+) -> onnxruntime.InferenceSession:
+    options = _session_options(threads)
+    if token_table and variant.token_table:
+        options.add_initializer(variant.token_table.name, token_table)
     try:
         session = onnxruntime.InferenceSession(
-            graph, _session_options(threads), providers=list(variant.execution_providers)
+            graph, options, providers=list(variant.execution_providers)
         )
     except Exception as error:  # the runtime's exceptions share no other base
         raise ModelLoadError(f"ONNX Runtime cannot load {graph}: {error}") from error

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from service.embedding.cores import usable_cores
-from service.embedding.manifest import Manifest, Variant, read_manifest
+from service.embedding.manifest import Manifest, TokenTable, Variant, read_manifest
 from service.embedding.onnx_model import (
+    Embeddings,
     OnnxModel,
     available_execution_providers,
     choose_variant,
@@ -65,6 +66,55 @@ def test_one_core_gives_the_same_embeddings_to_several_threads(
         results = list(threads.map(both.run, [tokens] * 9, ["one"] * 9))
     for embeddings in results:
         assert (embeddings * model.run(tokens)).sum(axis=1).min() >= 0.9999
+
+
+def test_sessions_share_one_token_table_and_embed_as_with_one_each(
+    starter_bundle: Path, manifest: Manifest, tokens: list[TokenIds]
+) -> None:
+    (variant,) = manifest.variants
+    table = variant.token_table
+    assert table is not None
+    size = table.rows * table.columns * np.dtype(table.dtype).itemsize
+    path = starter_bundle / variant.weights.name
+
+    def with_table(place: TokenTable | None) -> tuple[int, list[Embeddings]]:
+        changed = msgspec.structs.replace(variant, token_table=place)
+        others = mappings_of(path, size)
+        model = load_model(
+            starter_bundle,
+            msgspec.structs.replace(manifest, variants=(changed,)),
+            threads=2,
+            one_core=True,
+        )
+        assert isinstance(model, OnnxModel)
+        embeddings = [model.run(tokens, "all"), model.run(tokens, "one")]
+        return mappings_of(path, size) - others, embeddings
+
+    shared, embeddings = with_table(table)
+    apart, expected = with_table(None)
+    assert (shared, apart) == (1, 2)
+    assert np.array_equal(embeddings, expected)
+
+
+def mappings_of(path: Path, size: int) -> int:
+    """How many times this process has mapped so many bytes of the file, or more, in one piece."""
+    sizes = []
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        if line.endswith(str(path)):
+            first, end = line.split()[0].split("-")
+            sizes.append(int(end, 16) - int(first, 16))
+    return sum(mapped >= size for mapped in sizes)
+
+
+def test_a_token_table_beyond_the_weights_is_refused(
+    starter_bundle: Path, manifest: Manifest
+) -> None:
+    (variant,) = manifest.variants
+    assert variant.token_table is not None
+    place = msgspec.structs.replace(variant.token_table, offset=variant.weights.bytes)
+    changed = msgspec.structs.replace(variant, token_table=place)
+    with pytest.raises(ModelLoadError, match="does not hold the token table"):
+        load_model(starter_bundle, msgspec.structs.replace(manifest, variants=(changed,)))
 
 
 def test_without_a_session_of_its_own_one_core_is_left_to_all(

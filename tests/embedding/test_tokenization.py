@@ -1,3 +1,4 @@
+import ctypes
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from service.embedding.manifest import BundleFile, read_manifest, sha256_of
 from service.embedding.tokenization import Reading, Side, Token, Tokenizer, load_tokenizer, pad
 from service.errors import ModelLoadError, TextTooLong
+from tests.checkpoint_tokenizer import train_tokenizer
+from tests.checkpoints import TINY
 
 START, END = 101, 102  # [CLS] and [SEP] of the starter model's vocabulary
 
@@ -178,3 +181,37 @@ def test_a_file_that_is_no_tokenizer_is_refused(starter_bundle: Path, tmp_path: 
     recorded = BundleFile(path.name, sha256_of(path), path.stat().st_size)
     with pytest.raises(ModelLoadError, match="is not a tokenizer"):
         load_tokenizer(tmp_path, msgspec.structs.replace(manifest, tokenizer=recorded))
+
+
+def test_texts_are_not_kept(starter_bundle: Path, tmp_path: Path) -> None:
+    """A tokenizer of Gemma's layout takes each text for a word, and libraries keep words."""
+    path = tmp_path / "tokenizer.json"
+    train_tokenizer(TINY.vocab_size, seed=0).save(str(path))
+    file = BundleFile(path.name, sha256_of(path), path.stat().st_size)
+    manifest = msgspec.structs.replace(read_manifest(starter_bundle), tokenizer=file)
+    tokenizer = load_tokenizer(tmp_path, manifest)
+    tokenizer.tokenize(["the first text"], truncate=False)
+    before = bytes_in_use()
+    for number in range(2_000):
+        tokenizer.tokenize([f"this is text number {number} of many"], truncate=False)
+    assert bytes_in_use() - before < 500_000
+
+
+class MallocInfo(ctypes.Structure):
+    """struct mallinfo2 of glibc's malloc.h."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
+
+
+def bytes_in_use() -> int:
+    """What glibc has given out in this thread's heap, and in mappings of their own."""
+    mallinfo2 = ctypes.CDLL(None).mallinfo2
+    mallinfo2.restype = MallocInfo
+    info = mallinfo2()
+    return int(info.uordblks + info.hblkhd)

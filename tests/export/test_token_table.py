@@ -1,0 +1,45 @@
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from export.checkpoint import STARTER
+from export.token_table import find_token_table
+from service.embedding.manifest import Precision
+from tests.export.conftest import FUSED_PRECISIONS, BundleOf
+
+
+@pytest.mark.parametrize("model", [STARTER, "tiny"])
+@pytest.mark.parametrize("precision", FUSED_PRECISIONS)
+def test_the_token_table_lies_where_the_manifest_says(
+    bundle_of: BundleOf, model: str, precision: Precision
+) -> None:
+    bundle = bundle_of(model, precision)
+    (variant,) = bundle.manifest.variants
+    place = variant.token_table
+    assert place is not None
+    found = np.memmap(
+        bundle.folder / variant.weights.name,
+        place.dtype,
+        "r",
+        place.offset,
+        (place.rows, place.columns),
+    )
+    graph = onnx.load(bundle.folder / variant.graph.name).graph
+    (expected,) = (tensor for tensor in graph.initializer if tensor.name == place.name)
+    assert np.array_equal(found, numpy_helper.to_array(expected))
+    assert "embed" in place.name
+
+
+def test_a_graph_that_takes_no_rows_by_input_ids_has_no_token_table(tmp_path: Path) -> None:
+    path = tmp_path / "graph.onnx"
+    node = onnx.helper.make_node("Identity", ["input_ids"], ["same"])
+    values = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, ["texts", "tokens"])
+        for name in ("input_ids", "same")
+    ]
+    graph = onnx.helper.make_graph([node], "graph", values[:1], values[1:])
+    onnx.save(onnx.helper.make_model(graph), path)
+    assert find_token_table(path) is None

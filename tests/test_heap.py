@@ -1,0 +1,82 @@
+"""Each in a process of its own, since it changes the whole of it. They hold for glibc."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.service_process import REPOSITORY
+
+MEGABYTE = 1024 * 1024
+
+BEFORE = """
+import ctypes, sys, threading
+from pathlib import Path
+from service.heap import keep_little, return_freed
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+
+def taken(size):
+    block = libc.malloc(ctypes.c_size_t(size))
+    libc.memset(block, 1, size)
+    return block
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+def free_all_but_small_ones(pairs):
+    for large, small in pairs:
+        libc.free(large)
+
+libc.free(taken(31 << 20))  # from here on glibc cuts blocks of up to this size from its heaps
+"""
+
+KEPT_BY_SMALL_ONES = """
+before = resident()
+pairs = [(taken(1 << 20), taken(1 << 16)) for _ in range(100)]
+free_all_but_small_ones(pairs)
+"""
+
+
+def run(script: str, *arguments: str) -> int:
+    """The number that the script prints."""
+    command = [sys.executable, "-c", BEFORE + script, *arguments]
+    ran = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    return int(ran.stdout)
+
+
+def test_large_blocks_go_back_to_the_system_when_they_are_freed() -> None:
+    kept = run("keep_little()" + KEPT_BY_SMALL_ONES + "print(resident() - before)")
+    assert kept < 15 * MEGABYTE
+
+
+def test_what_was_freed_before_goes_back_on_request() -> None:
+    given_back = run(
+        KEPT_BY_SMALL_ONES + "kept = resident(); return_freed(); print(kept - resident())"
+    )
+    assert given_back > 95 * MEGABYTE
+
+
+@pytest.mark.parametrize(("call", "most"), [("keep_little()", 2), ("", 9)])
+def test_threads_share_few_heaps(call: str, most: int, tmp_path: Path) -> None:
+    script = f"""
+{call}
+started = threading.Barrier(8)
+def allocate():
+    started.wait()
+    taken(1000)
+    started.wait()
+threads = [threading.Thread(target=allocate) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+libc.fopen.restype = ctypes.c_void_p
+file = ctypes.c_void_p(libc.fopen(sys.argv[1].encode(), b"w"))
+libc.malloc_info(0, file)
+libc.fclose(file)
+print(Path(sys.argv[1]).read_text().count("<heap nr="))
+"""
+    assert run(script, str(tmp_path / "heaps.xml")) == most
