@@ -22,6 +22,9 @@ Application = Callable[..., Coroutine[Any, Any, None]]
 # headers that may follow a chunked body.
 MAX_HEAD_BYTES = 64 * 1024
 
+# Requests that a client may send before the one that is answered; few clients send any.
+MAX_WAITING_REQUESTS = 16
+
 HEAD_TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
     b"content-length: 0\r\nconnection: close\r\n\r\n"
@@ -61,9 +64,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.timeout_keep_alive_task.cancel()
         self._incomplete_bytes += len(data)
         try:
-            self.parser.feed_data(data)
-        except HttpParserUpgrade as upgrade:
-            self._go_on_without_upgrade(data[upgrade.args[0] :])
+            self._parse(memoryview(data))
         except HttpParserError:
             self.send_400_response("expected HTTP/1.1")
         if self.transport.is_closing():
@@ -78,9 +79,12 @@ class BoundedProtocol(HttpToolsProtocol):
         """Answer a request, or let it wait for those that were sent before."""
         self._deadline = None
         self._incomplete_bytes = 0
-        if not self.parser.should_upgrade():
-            super().on_headers_complete()
-            self._unanswered.append(self.cycle)
+        if self.parser.should_upgrade():
+            return
+        if len(self._unanswered) > MAX_WAITING_REQUESTS:
+            raise HttpParserError("too many requests at once")
+        super().on_headers_complete()
+        self._unanswered.append(self.cycle)
 
     def on_body(self, body: bytes) -> None:
         """Give a piece of its body to the request."""
@@ -114,18 +118,27 @@ class BoundedProtocol(HttpToolsProtocol):
             self._deadline, self.timeout_keep_alive_handler
         )
 
-    def _go_on_without_upgrade(self, rest: bytes) -> None:
-        """Take a request as it would be if it did not ask for another protocol besides.
+    def _parse(self, data: memoryview) -> None:
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except HttpParserUpgrade as upgrade:
+                self._ask_without_upgrade()
+                data = data[upgrade.args[0] :]
+
+    def _ask_without_upgrade(self) -> None:
+        """Parse a head again as if it did not ask for another protocol besides.
 
         Java's client asks for HTTP/2 in this way. The parser takes the body for that, and uvicorn
         would answer as if there were none.
         """
-        if self.parser.get_method() == b"CONNECT":
-            self.send_400_response("this is not a proxy")
-            return
-        head = [b"%s %s HTTP/1.1" % (self.parser.get_method(), self.url)]
-        head += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
-        self.data_received(b"\r\n".join([*head, b"", rest]))
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            raise HttpParserError("this is not a proxy")
+        lines = [b"%s %s HTTP/1.1" % (method, self.url)]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
 
 
 def reading_before_answering(app: Application, seconds: float) -> Application:
