@@ -92,7 +92,7 @@ def test_openais_client_understands_what_its_key_lacks(operator: Operator) -> No
     _, reader = add_key(operator.file, tenant="acme", scopes=["read"])
     with pytest.raises(openai.PermissionDeniedError, match="the scope embed, got one with read"):
         embed(reader)
-    assert re.search(r"status=403 .* tenant=acme key=" + reader.split("_")[1], operator.service.log)
+    operator.service.wait_for(r"status=403 .* tenant=acme key=" + reader.split("_")[1])
     _, embedder = add_key(operator.file, tenant="acme", scopes=["embed"])
     embed(embedder)
 
