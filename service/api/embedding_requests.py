@@ -1,7 +1,7 @@
 """What the routes that embed have in common, whichever protocol they speak."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, TypeVar
 
 import numpy.typing as npt
@@ -64,17 +64,31 @@ def texts_of(given: str | Sequence[str | int | list[int]], *, parameter: str) ->
     return texts
 
 
-async def unless_disconnected(request: Request[Any, Any, Any], work: Coroutine[Any, Any, T]) -> T:
-    """The result of the work, which is cancelled when the client goes away before it is done."""
-    working = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(_disconnection(request))
-    try:
-        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnected
-        return working.result()
-    finally:
+async def unless_disconnected(request: Request[Any, Any, Any], work: Awaitable[T]) -> T:
+    """The result of the work, which is cancelled when the client goes away before it is done.
+
+    Raises:
+        ClientDisconnected: it has gone away.
+    """
+    working = asyncio.current_task()
+    assert working is not None
+    left = False
+
+    async def watch() -> None:
+        nonlocal left
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        left = True
         working.cancel()
+
+    watching = asyncio.create_task(watch())
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if left and not working.uncancel():  # nobody else has cancelled it
+            raise ClientDisconnected from None
+        raise
+    finally:
         watching.cancel()
 
 
@@ -95,8 +109,3 @@ def as_numbers(rows: npt.NDArray[Any]) -> list[Raw]:
 def as_float32_bytes(embeddings: Embeddings) -> list[bytes]:
     """Each embedding as little-endian 32-bit floats, which JSON has in base64."""
     return [row.tobytes() for row in embeddings.astype("<f4", copy=False)]
-
-
-async def _disconnection(request: Request[Any, Any, Any]) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
