@@ -5,21 +5,20 @@ would do with them must not take the processor from a server on the same machine
 """
 
 import asyncio
-import re
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+import httptools
 import msgspec
 import numpy as np
 
 SECONDS_TO_ANSWER = 600
 _PAUSE_AFTER_AN_ERROR = 1.0
-_BUFFER = 2**22
 _TICK = 0.1
 
 
@@ -89,60 +88,65 @@ class Answer(msgspec.Struct):
         ]
 
 
-class Connection:
-    """A connection that is kept open between requests."""
+class Connection(asyncio.Protocol):
+    """A connection that is kept open between requests, for one of them at a time."""
 
-    def __init__(
-        self, url: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    def __init__(self, url: str) -> None:
         parts = urlsplit(url)
-        self._head = f"{parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n".encode()
-        self._reader = reader
-        self._writer = writer
+        self._head = (
+            f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
+            "Content-Type: application/json\r\nContent-Length: "
+        ).encode()
+        self._answer: asyncio.Future[tuple[float, int, bytes]] | None = None
+        self._lost = asyncio.Event()
         self.usable = True
 
-    def left(self) -> bool:
-        """Whether the server has closed it, as servers do with those that are idle for long."""
-        return self._reader.at_eof()
-
-    async def post(self, body: bytes) -> tuple[int, bytes]:
-        """The status and the body of the answer to a JSON document."""
-        length = b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
-        self._writer.write(b"POST " + self._head + length + body)
-        head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
-        self.usable = b"\r\nconnection: close" not in head
-        if found := re.search(rb"\r\ncontent-length: *(\d+)", head):
-            answer = await self._reader.readexactly(int(found[1]))
-        elif b"\r\ntransfer-encoding: chunked" in head:
-            answer = await self._read_chunks()
-        else:
-            self.usable = False
-            answer = await self._reader.read()
-        return int(head.split(maxsplit=2)[1]), answer
-
-    async def send(self, request: Request, due: float | None = None) -> Outcome:
-        """What becomes of a request; it was due now, where nothing else is said."""
-        due = time.perf_counter() if due is None else due
+    async def send(self, request: Request, due: float) -> Outcome:
+        """What becomes of a request that was due at a moment of the past."""
+        self._parser = httptools.HttpResponseParser(self)
+        self._body = bytearray()
+        self._answer = asyncio.get_running_loop().create_future()
+        self._transport.write(self._head + b"%d\r\n\r\n" % len(request.body) + request.body)
         try:
             async with asyncio.timeout(SECONDS_TO_ANSWER):
-                status, body = await self.post(request.body)
-        except (OSError, EOFError, TimeoutError):
+                answered, status, body = await self._answer
+        except (OSError, TimeoutError):
             self.usable = False
-            status, body = 0, b""
-        return Outcome(request, due, time.perf_counter(), status, body)
+            answered, status, body = time.perf_counter(), 0, b""
+        return Outcome(request, due, answered, status, body)
 
     async def close(self) -> None:
-        self._writer.close()
-        with suppress(OSError):
-            await self._writer.wait_closed()
+        self._transport.close()
+        await self._lost.wait()
 
-    async def _read_chunks(self) -> bytes:
-        parts = []
-        while size := int((await self._reader.readuntil(b"\r\n")).split(b";")[0], 16):
-            parts.append(await self._reader.readexactly(size))
-            await self._reader.readexactly(2)
-        await self._reader.readuntil(b"\r\n")
-        return b"".join(parts)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._fail(error)
+
+    def on_body(self, body: bytes) -> None:
+        self._body += body
+
+    def on_message_complete(self) -> None:
+        # Taken here, since a client's own way of waiting for it is no part of what a server does.
+        answered = time.perf_counter()
+        self.usable = self._parser.should_keep_alive()
+        if self._answer and not self._answer.done():
+            self._answer.set_result((answered, self._parser.get_status_code(), bytes(self._body)))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail(exc or ConnectionError("closed"))
+        self._lost.set()
+
+    def _fail(self, error: Exception) -> None:
+        self.usable = False
+        if self._answer and not self._answer.done():
+            self._answer.set_exception(ConnectionError(str(error)))
 
 
 class Connections:
@@ -156,8 +160,8 @@ class Connections:
         """What becomes of a request; the time to connect counts."""
         due = time.perf_counter() if due is None else due
         try:
-            while self._free and self._free[-1].left():
-                await self._free.pop().close()
+            while self._free and not self._free[-1].usable:  # left, as those idle for long are
+                self._free.pop()
             connection = self._free.pop() if self._free else await self._open()
         except OSError:
             return Outcome(request, due, time.perf_counter(), 0, b"")
@@ -174,8 +178,10 @@ class Connections:
 
     async def _open(self) -> Connection:
         parts = urlsplit(self._url)
-        streams = await asyncio.open_connection(parts.hostname, parts.port or 80, limit=_BUFFER)
-        return Connection(self._url, *streams)
+        _, connection = await asyncio.get_running_loop().create_connection(
+            lambda: Connection(self._url), parts.hostname or "", parts.port or 80
+        )
+        return connection
 
 
 @asynccontextmanager
