@@ -1,31 +1,25 @@
-"""What glibc keeps of the memory that was freed; other C libraries do as they do.
-
-By itself it keeps most: for each thread that allocates it has a heap of its own, and blocks of up
-to 32 MB are cut from these, where a small one that stays behind holds what lies before it. Texts of
-many lengths, computed by several threads, then have a service grow for as long as it runs.
-"""
+"""What glibc keeps of the memory that was freed; other C libraries do as they do."""
 
 import ctypes
 import platform
 
-# malloc.h
-_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
+_M_MMAP_THRESHOLD = -3  # malloc.h
 
 # glibc's own limit at the start. Once it is given, glibc no longer raises it to what is freed.
 _OWN_MAPPING_BYTES = 128 * 1024
 
-_HEAPS = 2
-
 
 def keep_little() -> None:
-    """Have large blocks go back to the system when they are freed, and threads share few heaps.
+    """Have large blocks go back to the system when they are freed; for a process that stays.
 
-    For a process that stays; to be called before it starts threads.
+    By itself glibc cuts blocks of up to 32 MB from its heaps, where a small one that stays behind
+    holds what lies before it. Texts of many lengths, computed by several threads, then have a
+    service grow for as long as it runs.
     """
+    # Threads do not share heaps here (M_ARENA_MAX), as is often advised: parsing a tokenizer leaves
+    # holes of 200 MB in that of its thread, which the others' large blocks would then fill.
     if _is_glibc():
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, _OWN_MAPPING_BYTES)
-        libc.mallopt(_M_ARENA_MAX, _HEAPS)
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _OWN_MAPPING_BYTES)
 
 
 def return_freed() -> None:

@@ -2,16 +2,13 @@
 
 import subprocess
 import sys
-from pathlib import Path
-
-import pytest
 
 from tests.service_process import REPOSITORY
 
 MEGABYTE = 1024 * 1024
 
 BEFORE = """
-import ctypes, sys, threading
+import ctypes
 from pathlib import Path
 from service.heap import keep_little, return_freed
 
@@ -42,9 +39,9 @@ free_all_but_small_ones(pairs)
 """
 
 
-def run(script: str, *arguments: str) -> int:
+def run(script: str) -> int:
     """The number that the script prints."""
-    command = [sys.executable, "-c", BEFORE + script, *arguments]
+    command = [sys.executable, "-c", BEFORE + script]
     ran = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     return int(ran.stdout)
 
@@ -59,24 +56,3 @@ def test_what_was_freed_before_goes_back_on_request() -> None:
         KEPT_BY_SMALL_ONES + "kept = resident(); return_freed(); print(kept - resident())"
     )
     assert given_back > 95 * MEGABYTE
-
-
-@pytest.mark.parametrize(("call", "most"), [("keep_little()", 2), ("", 9)])
-def test_threads_share_few_heaps(call: str, most: int, tmp_path: Path) -> None:
-    script = f"""
-{call}
-started = threading.Barrier(8)
-def allocate():
-    started.wait()
-    taken(1000)
-    started.wait()
-threads = [threading.Thread(target=allocate) for _ in range(8)]
-for thread in threads: thread.start()
-for thread in threads: thread.join()
-libc.fopen.restype = ctypes.c_void_p
-file = ctypes.c_void_p(libc.fopen(sys.argv[1].encode(), b"w"))
-libc.malloc_info(0, file)
-libc.fclose(file)
-print(Path(sys.argv[1]).read_text().count("<heap nr="))
-"""
-    assert run(script, str(tmp_path / "heaps.xml")) == most
