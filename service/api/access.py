@@ -3,6 +3,7 @@
 import ipaddress
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
+from functools import lru_cache
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -168,6 +169,7 @@ def _guard(scope: Scope | None) -> Guard:
     return guard
 
 
+@lru_cache(maxsize=16)
 def _is_this_machine(url: str) -> bool:
     try:
         name = urlsplit(url).hostname or ""
