@@ -60,7 +60,7 @@ def measure(
 ) -> Results:
     """The figures of every server at every load, and those of the engines."""
     turns = Turns(texts, seconds)
-    of_engines: defaultdict[str, dict[str, list[float]]] = defaultdict(dict)
+    of_engines: defaultdict[str, dict[str, list[list[float]]]] = defaultdict(dict)
     takers: list[tuple[str, Server | EngineProcess, int]] = []
     for number in range(rounds):
         for load in loads:
@@ -73,7 +73,7 @@ def measure(
             else:
                 count, tokens = ENGINE_SHAPES[load]
                 took = of_engines[load].setdefault(taker.name, [])
-                took += taker.run(f"{count}x{tokens}", seconds)
+                took.append(taker.run(f"{count}x{tokens}", seconds))
     results: Results = {
         part: {name: summarise(of_server) for name, of_server in by_server.items()}
         for part, by_server in turns.taken.items()
@@ -81,8 +81,8 @@ def measure(
     for load, by_engine in of_engines.items():
         count, tokens = ENGINE_SHAPES[load]
         for name, took in by_engine.items():
-            rates = [count / seconds for seconds in took]
-            milliseconds = [seconds * 1000 for seconds in took]
+            rates = [count * len(of_turn) / sum(of_turn) for of_turn in took]
+            milliseconds = [[seconds * 1000 for seconds in of_turn] for of_turn in took]
             results[load][name] = describe(milliseconds, rates, [rate * tokens for rate in rates])
     return results
 

@@ -5,6 +5,7 @@ would do with them must not take the processor from a server on the same machine
 """
 
 import asyncio
+import itertools
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
@@ -268,13 +269,13 @@ def summarise(turns: Sequence[Turn]) -> dict[str, Any]:
     the client tells that the machine stood still.
     """
     errors: Counter[str] = Counter()
-    milliseconds: list[float] = []
+    milliseconds: list[list[float]] = []
     texts_per_second, tokens_per_second = [], []
     for turn in turns:
         wrong = [error_of(outcome) for outcome in turn.outcomes]
         errors.update(error for error in wrong if error)
         good = [outcome for outcome, error in zip(turn.outcomes, wrong, strict=True) if not error]
-        milliseconds += [(outcome.answered - outcome.due) * 1000 for outcome in good]
+        milliseconds.append([(outcome.answered - outcome.due) * 1000 for outcome in good])
         seconds = max((outcome.answered for outcome in good), default=np.inf) - turn.started
         texts_per_second.append(sum(outcome.request.texts for outcome in good) / seconds)
         tokens_per_second.append(sum(outcome.request.tokens for outcome in good) / seconds)
@@ -287,17 +288,25 @@ def summarise(turns: Sequence[Turn]) -> dict[str, Any]:
 
 
 def describe(
-    milliseconds: Sequence[float],
+    milliseconds: Sequence[Sequence[float]],
     texts_per_second: Sequence[float],
     tokens_per_second: Sequence[float],
 ) -> dict[str, Any]:
-    """Median throughput, and percentiles of what each answer took; zeros where there was none."""
-    percentiles = np.percentile(milliseconds, (50, 95, 99)) if milliseconds else (0, 0, 0)
+    """Median throughput, and percentiles of what each answer took; zeros where there was none.
+
+    All are given turn by turn, and `turns` has the two that are compared turn by turn.
+    """
+    together = list(itertools.chain.from_iterable(milliseconds))
     names = ("p50_ms", "p95_ms", "p99_ms")
+    percentiles = np.percentile(together, (50, 95, 99)) if together else (0, 0, 0)
     return {
         "tokens_per_second": round(float(np.median(tokens_per_second)), 1),
         "texts_per_second": round(float(np.median(texts_per_second)), 2),
         **{name: round(float(ms), 2) for name, ms in zip(names, percentiles, strict=True)},
-        "answers": len(milliseconds),
+        "turns": {
+            "p50_ms": [round(float(np.median(of_turn)), 2) for of_turn in milliseconds if of_turn],
+            "texts_per_second": [round(rate, 2) for rate in texts_per_second],
+        },
+        "answers": len(together),
         "errors": {},
     }
