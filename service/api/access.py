@@ -148,9 +148,11 @@ def memories_of(scope: ASGIScope) -> Memories:
     return memories if caller is None else memories.on_account(caller.allowance, by=caller.name)
 
 
-def embedder_of(memories: NamedDependency[Memories]) -> Embedder:
-    """The embedder as the caller of a request uses it."""
-    return memories.embedder
+def embedder_of(scope: ASGIScope) -> Embedder:
+    """The embedder as the caller of this ASGI scope uses it."""
+    embedder: Embedder = scope["litestar_app"].state.memories.embedder
+    caller: Caller | None = scope["state"].get("caller")
+    return embedder if caller is None else embedder.on_account(caller.allowance)
 
 
 def tenant_of(caller: NamedDependency[Caller]) -> str:
