@@ -99,6 +99,7 @@ class Connection(asyncio.Protocol):
             "Content-Type: application/json\r\nContent-Length: "
         ).encode()
         self._answer: asyncio.Future[tuple[float, int, bytes]] | None = None
+        self._transport: asyncio.Transport
         self._lost = asyncio.Event()
         self.usable = True
 
@@ -119,10 +120,6 @@ class Connection(asyncio.Protocol):
     async def close(self) -> None:
         self._transport.close()
         await self._lost.wait()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -179,8 +176,10 @@ class Connections:
 
     async def _open(self) -> Connection:
         parts = urlsplit(self._url)
-        _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: Connection(self._url), parts.hostname or "", parts.port or 80
+        connection = Connection(self._url)
+        # uvloop may go on here before it tells the protocol which transport it has.
+        connection._transport, _ = await asyncio.get_running_loop().create_connection(
+            lambda: connection, parts.hostname or "", parts.port or 80
         )
         return connection
 
