@@ -63,12 +63,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(parsed: argparse.Namespace, settings: Settings) -> int:
+    keep_little()
     # Each command imports what it needs, which can take longer than what another one does.
     match parsed.command:
         case "serve":
             from service.server import serve
 
-            keep_little()
             return serve(settings)
         case "mcp":
             return _serve_mcp(settings, parsed.tenant)

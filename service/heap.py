@@ -10,7 +10,7 @@ _OWN_MAPPING_BYTES = 128 * 1024
 
 
 def keep_little() -> None:
-    """Have large blocks go back to the system when they are freed; for a process that stays.
+    """Have large blocks go back to the system when they are freed, from here on.
 
     By itself glibc cuts blocks of up to 32 MB from its heaps, where a small one that stays behind
     holds what lies before it. Texts of many lengths, computed by several threads, then have a
