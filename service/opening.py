@@ -37,12 +37,9 @@ async def open_memories(
     """
     metrics = metrics or Metrics()
 
-    loop = asyncio.get_running_loop()
-
     def texts_embedded(embedded: EmbeddedTexts) -> None:
+        metrics.texts_embedded(embedded)
         note_embedded(embedded)
-        # After what waits for the embeddings has gone on, and before another request is looked at.
-        loop.call_soon(metrics.texts_embedded, embedded)
 
     def store_called(operation: str, seconds: float, failed: bool) -> None:
         metrics.store_called(operation, seconds, failed)

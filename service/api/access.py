@@ -3,7 +3,6 @@
 import ipaddress
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
-from functools import lru_cache
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -148,11 +147,9 @@ def memories_of(scope: ASGIScope) -> Memories:
     return memories if caller is None else memories.on_account(caller.allowance, by=caller.name)
 
 
-def embedder_of(scope: ASGIScope) -> Embedder:
-    """The embedder as the caller of this ASGI scope uses it."""
-    embedder: Embedder = scope["litestar_app"].state.memories.embedder
-    caller: Caller | None = scope["state"].get("caller")
-    return embedder if caller is None else embedder.on_account(caller.allowance)
+def embedder_of(memories: NamedDependency[Memories]) -> Embedder:
+    """The embedder as the caller of a request uses it."""
+    return memories.embedder
 
 
 def tenant_of(caller: NamedDependency[Caller]) -> str:
@@ -171,7 +168,6 @@ def _guard(scope: Scope | None) -> Guard:
     return guard
 
 
-@lru_cache(maxsize=16)
 def _is_this_machine(url: str) -> bool:
     try:
         name = urlsplit(url).hostname or ""
