@@ -1,4 +1,7 @@
-"""Each in a process of its own, since it changes the whole of it. They hold for glibc."""
+"""Each in a process of its own, since it changes the whole of it.
+
+They hold for glibc, and for Linux from 6.1 on.
+"""
 
 import subprocess
 import sys
@@ -10,7 +13,7 @@ MEGABYTE = 1024 * 1024
 BEFORE = """
 import ctypes
 from pathlib import Path
-from service.heap import keep_little, return_freed
+from service.heap import keep_little, move_to_huge_pages, return_freed
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
@@ -24,6 +27,10 @@ def taken(size):
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+def in_huge_pages():
+    rolled_up = Path("/proc/self/smaps_rollup").read_text().split()
+    return int(rolled_up[rolled_up.index("AnonHugePages:") + 1]) * 1024
 
 def free_all_but_small_ones(pairs):
     for large, small in pairs:
@@ -56,3 +63,25 @@ def test_what_was_freed_before_goes_back_on_request() -> None:
         KEPT_BY_SMALL_ONES + "kept = resident(); return_freed(); print(kept - resident())"
     )
     assert given_back > 95 * MEGABYTE
+
+
+def test_what_fills_its_mapping_moves_to_huge_pages_and_stays_the_same() -> None:
+    moved = run("""
+block = taken(64 << 20)
+move_to_huge_pages()
+assert ctypes.string_at(block, 64 << 20) == bytes([1]) * (64 << 20)
+print(in_huge_pages())
+""")
+    assert moved >= 60 * MEGABYTE
+
+
+def test_what_is_mapped_and_not_used_takes_no_memory_by_it() -> None:
+    more = run("""
+block = libc.malloc(ctypes.c_size_t(64 << 20))
+for megabyte in range(64):
+    libc.memset(block + (megabyte << 20), 1, 1)
+before = resident()
+move_to_huge_pages()
+print(resident() - before)
+""")
+    assert more < 4 * MEGABYTE

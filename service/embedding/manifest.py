@@ -53,14 +53,10 @@ class LongTexts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TokenTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the token table lies in a variant's weights: rows of `dtype`, from byte `offset` on."""
+    """Where the token table lies in a variant's weights, of which it is the most."""
 
-    name: str
-    """Of the tensor in the graph."""
-    dtype: Literal["int8", "float32"]
-    rows: int
-    columns: int
     offset: int
+    bytes: int
 
 
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,7 +71,7 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     long_texts: LongTexts | None = None
     """None where the one graph takes texts of any length."""
     token_table: TokenTable | None = None
-    """None where each session is to load its own, and in bundles from before it was noted."""
+    """None on a GPU, which has it in its own memory, and in bundles from before it was noted."""
 
 
 class KnownAnswers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

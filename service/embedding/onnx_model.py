@@ -15,6 +15,7 @@ from service.embedding.cuda_model import CudaModel, open_cuda_model
 from service.embedding.manifest import Manifest, Precision, Variant, verify_file
 from service.embedding.tokenization import TokenIds, pad
 from service.errors import InferenceError, ModelLoadError
+from service.heap import move_to_huge_pages
 
 Embeddings = npt.NDArray[np.float32]
 
@@ -47,11 +48,11 @@ class OnnxModel:
         variant: Variant,
         *,
         threads: int,
-        token_table: onnxruntime.OrtValue | None = None,
+        weights: mmap.mmap,
     ) -> None:
         self._all_cores = all_cores
         self._one_core = one_core or all_cores
-        self._token_table = token_table  # the sessions read it, and do not keep it themselves
+        self._weights = weights  # the sessions read them, and do not keep them themselves
         self._output = manifest.output
         self._pad_token_id = manifest.pad_token_id
         self.variant = variant
@@ -119,10 +120,9 @@ def load_model(
     if variant.execution_providers[0] != CPU_PROVIDER:
         return open_cuda_model(bundle, manifest, variant, gpu_bytes=gpu_bytes)
     graph = verify_file(bundle, variant.graph)
-    verify_file(bundle, variant.weights)
+    weights = _map(verify_file(bundle, variant.weights))
     threads = threads or usable_cores()
-    token_table = _open_token_table(bundle, variant)
-    session = _open_session(graph, variant, threads, token_table)
+    session = _open_session(graph, variant, threads, weights)
     outputs = [output.name for output in session.get_outputs()]
     inputs = {value.name for value in session.get_inputs()}
     if manifest.output not in outputs or inputs != {"input_ids", "attention_mask"}:
@@ -132,8 +132,10 @@ def load_model(
         )
     second = None
     if one_core and threads > 1:
-        second = _open_session(graph, variant, 1, token_table)
-    return OnnxModel(session, second, manifest, variant, threads=threads, token_table=token_table)
+        second = _open_session(graph, variant, 1, weights)
+    _drop_all_but_token_table(weights, variant)
+    move_to_huge_pages()
+    return OnnxModel(session, second, manifest, variant, threads=threads, weights=weights)
 
 
 def available_execution_providers() -> tuple[str, ...]:
@@ -164,27 +166,21 @@ def choose_variant(
     )
 
 
-def _open_token_table(bundle: Path, variant: Variant) -> onnxruntime.OrtValue | None:
-    """The token table, mapped once for all sessions: most of the weights, and hardly ever read."""
-    place = variant.token_table
-    if place is None:
-        return None
-    path = bundle / variant.weights.name
-    try:
-        table = np.memmap(path, place.dtype, "r", place.offset, (place.rows, place.columns))
-    except (OSError, ValueError) as error:
-        raise ModelLoadError(f"{path} does not hold the token table: {error}") from error
-    # One byte of each page, so that what the process holds does not grow with the words it meets.
-    table.reshape(-1).view(np.uint8)[:: mmap.PAGESIZE].max()
-    return onnxruntime.OrtValue.ortvalue_from_numpy(table)
+def _map(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _open_session(
-    graph: Path, variant: Variant, threads: int, token_table: onnxruntime.OrtValue | None
+    graph: Path, variant: Variant, threads: int, weights: mmap.mmap
 ) -> onnxruntime.InferenceSession:
     options = _session_options(threads)
-    if token_table and variant.token_table:
-        options.add_initializer(variant.token_table.name, token_table)
+    # Sessions that open the file themselves map each tensor alone, the token table included, and
+    # leave the copies that they make of the layers' weights scattered between the holes.
+    options.add_external_initializers_from_files_in_memory(
+        [variant.weights.name], [weights], [len(weights)]
+    )
+    options.add_session_config_entry("session.use_external_initializer_file_buffers_directly", "1")
     try:
         session = onnxruntime.InferenceSession(
             graph, options, providers=list(variant.execution_providers)
@@ -192,6 +188,22 @@ def _open_session(
     except Exception as error:  # the runtime's exceptions share no other base
         raise ModelLoadError(f"ONNX Runtime cannot load {graph}: {error}") from error
     return session
+
+
+def _drop_all_but_token_table(weights: mmap.mmap, variant: Variant) -> None:
+    """Leave what was copied to the file, and keep what is read row by row in memory."""
+    weights.madvise(mmap.MADV_DONTNEED)
+    place = variant.token_table
+    if place is None:
+        return
+    if place.offset + place.bytes > len(weights):
+        raise ModelLoadError(
+            f"{variant.weights.name} has {len(weights):,} bytes and does not hold the token table, "
+            f"{place.bytes:,} bytes from {place.offset:,} on; write the bundle again with: "
+            "python -m export"
+        )
+    # One byte of each page, so that what the process holds does not grow with the words it meets.
+    memoryview(weights)[place.offset : place.offset + place.bytes : mmap.PAGESIZE].tobytes()
 
 
 def _session_options(threads: int) -> onnxruntime.SessionOptions:

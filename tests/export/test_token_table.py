@@ -20,17 +20,11 @@ def test_the_token_table_lies_where_the_manifest_says(
     (variant,) = bundle.manifest.variants
     place = variant.token_table
     assert place is not None
-    found = np.memmap(
-        bundle.folder / variant.weights.name,
-        place.dtype,
-        "r",
-        place.offset,
-        (place.rows, place.columns),
-    )
+    weights = (bundle.folder / variant.weights.name).read_bytes()
     graph = onnx.load(bundle.folder / variant.graph.name).graph
-    (expected,) = (tensor for tensor in graph.initializer if tensor.name == place.name)
-    assert np.array_equal(found, numpy_helper.to_array(expected))
-    assert "embed" in place.name
+    expected = max(graph.initializer, key=lambda tensor: np.prod(tensor.dims))
+    assert "embed" in expected.name
+    assert weights[place.offset :][: place.bytes] == numpy_helper.to_array(expected).tobytes()
 
 
 def test_a_graph_that_takes_no_rows_by_input_ids_has_no_token_table(tmp_path: Path) -> None:
