@@ -15,7 +15,9 @@ _HUGE_PAGE_BYTES = 2 * 1024 * 1024
 
 # Of what no file stands behind: from, to, and the kilobytes of it that are there.
 _MAPPING = re.compile(
-    r"^(\w+)-(\w+) rw-p 0+ 00:00 0 *\nSize:.*\n(?:\w+PageSize:.*\n)*Rss: +(\d+) kB", re.MULTILINE
+    r"^(\w+)-(\w+) rw-p 0+ 00:00 0 *(?:\[heap\])?\n"
+    r"Size:.*\n(?:\w+PageSize:.*\n)*Rss: +(\d+) kB",
+    re.MULTILINE,
 )
 
 # A huge page is there as a whole: what is mapped and never used would be, too.

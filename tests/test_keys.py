@@ -79,7 +79,7 @@ def test_an_expired_key_is_not_found(path: Path) -> None:
 
 def test_a_secret_is_not_in_the_file_and_its_digest_not_in_a_repr(path: Path) -> None:
     key, secret = add_key(path, tenant="acme", scopes=["read"])
-    assert secret.rsplit("_", 1)[1] not in path.read_text()
+    assert secret.split("_", 2)[2] not in path.read_text()  # it may have a "_" itself
     assert repr(key) == f"Key(id={key.id!r}, name='', tenant='acme')"
 
 
