@@ -150,7 +150,10 @@ def read_manifest(bundle: Path) -> Manifest:
             )
         return msgspec.json.decode(content, type=Manifest)
     except msgspec.MsgspecError as error:
-        raise ModelLoadError(f"{path} is not a bundle's manifest: {error}") from error
+        raise ModelLoadError(
+            f"{path} is not a bundle's manifest: {error}; "
+            "write the bundle again with: python -m export"
+        ) from error
 
 
 class _FormatOnly(msgspec.Struct):

@@ -167,8 +167,11 @@ def choose_variant(
 
 
 def _map(path: Path) -> mmap.mmap:
-    with path.open("rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    try:
+        with path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:  # the latter where it is empty
+        raise ModelLoadError(f"{path} cannot be mapped into memory: {error}") from error
 
 
 def _open_session(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from service.embedding.cores import usable_cores
-from service.embedding.manifest import Manifest, Variant, read_manifest
+from service.embedding.manifest import Manifest, Variant, read_manifest, sha256_of
 from service.embedding.onnx_model import (
     OnnxModel,
     available_execution_providers,
@@ -110,6 +110,19 @@ def test_a_token_table_beyond_the_weights_is_refused(
     changed = msgspec.structs.replace(variant, token_table=place)
     with pytest.raises(ModelLoadError, match="does not hold the token table"):
         load_model(starter_bundle, msgspec.structs.replace(manifest, variants=(changed,)))
+
+
+def test_weights_without_content_are_refused(
+    starter_bundle: Path, manifest: Manifest, tmp_path: Path
+) -> None:
+    bundle = shutil.copytree(starter_bundle, tmp_path / "empty")
+    (variant,) = manifest.variants
+    path = bundle / variant.weights.name
+    path.write_bytes(b"")
+    empty = msgspec.structs.replace(variant.weights, sha256=sha256_of(path), bytes=0)
+    changed = msgspec.structs.replace(variant, weights=empty)
+    with pytest.raises(ModelLoadError, match="cannot be mapped into memory"):
+        load_model(bundle, msgspec.structs.replace(manifest, variants=(changed,)))
 
 
 def test_without_a_session_of_its_own_one_core_is_left_to_all(
