@@ -56,11 +56,12 @@ def move_to_huge_pages() -> None:
     madvise = ctypes.CDLL(None).madvise
     madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     for first, end, kilobytes in mappings:
-        whole = range(int(first, 16), int(end, 16))
-        start = -(-whole.start // _HUGE_PAGE_BYTES) * _HUGE_PAGE_BYTES
-        length = (whole.stop - start) // _HUGE_PAGE_BYTES * _HUGE_PAGE_BYTES
-        if length > 0 and int(kilobytes) * 1024 >= _FULL * len(whole):
-            madvise(start, length, _MADV_COLLAPSE)
+        start, stop = int(first, 16), int(end, 16)
+        aligned_start = -(-start // _HUGE_PAGE_BYTES) * _HUGE_PAGE_BYTES
+        aligned_stop = stop // _HUGE_PAGE_BYTES * _HUGE_PAGE_BYTES
+        full = int(kilobytes) * 1024 >= _FULL * (stop - start)
+        if full and aligned_start < aligned_stop:
+            madvise(aligned_start, aligned_stop - aligned_start, _MADV_COLLAPSE)
 
 
 def _is_glibc() -> bool:

@@ -194,7 +194,7 @@ def _open_session(
 
 
 def _drop_all_but_token_table(weights: mmap.mmap, variant: Variant) -> None:
-    """Leave what was copied to the file, and keep what is read row by row in memory."""
+    """Keep in memory what is read row by row; the sessions have copied the rest."""
     weights.madvise(mmap.MADV_DONTNEED)
     place = variant.token_table
     if place is None:

@@ -1,5 +1,4 @@
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import psutil
 import pytest
 
 from service.embedding.cores import usable_cores
@@ -85,12 +85,9 @@ def test_sessions_share_one_mapping_of_the_weights_and_keep_only_the_token_table
 
 
 def mapped(path: Path) -> dict[str, int]:
-    """How many bytes of the file this process holds, by the address of each mapping of it."""
-    held = re.findall(
-        rf"(\w+)-.* {re.escape(str(path))}\nSize:.*\n(?:\w+PageSize:.*\n)*Rss: +(\d+) kB",
-        Path("/proc/self/smaps").read_text(),
-    )
-    return {address: int(kilobytes) * 1024 for address, kilobytes in held}
+    """How many bytes of the file this process holds, by the addresses of each mapping of it."""
+    mappings = psutil.Process().memory_maps(grouped=False)
+    return {mapping.addr: mapping.rss for mapping in mappings if mapping.path == str(path)}
 
 
 def test_without_a_token_table_in_the_manifest_the_embeddings_are_the_same(
