@@ -59,6 +59,9 @@ class Arithmetic(Protocol):
     quantises_attention: bool
     """Whether tokens attend in int8, too, where that is faster."""
 
+    fuses_attention: bool
+    """Whether one operator norms and rotates queries and keys, and attends."""
+
     layer_type: np.dtype[Any]
     """The type of what a layer computes."""
 
@@ -86,6 +89,7 @@ class Arithmetic(Protocol):
 class _Float32Layers:
     """What layers that compute in float32 have in common, whatever their products are made of."""
 
+    fuses_attention = False
     layer_type: np.dtype[Any] = np.dtype(np.float32)
 
     def rms_norm(
@@ -210,6 +214,8 @@ class Int8Block(Float32):
 
 class Half(Float32):
     """16 bits a number in weights and layers, products summed in float32; for GPUs."""
+
+    fuses_attention = True
 
     def __init__(self, layer_type: npt.DTypeLike) -> None:
         self.layer_type = np.dtype(layer_type)

@@ -27,7 +27,8 @@ class Graph:
     """Maps input_ids and attention_mask (int64 [texts, tokens], padded on the right) to embeddings.
 
     A `counted` one takes what has to cross to a GPU in as few bytes: input_ids as int32, and
-    token_counts (int64 [texts]) in place of the mask.
+    token_counts (int64 [texts]) in place of the mask. If it reads padded_tokens (int32 [1]), it
+    takes the number of tokens that texts are padded to, too: operators want that on the processor.
 
     Every method that adds nodes returns the new value, so that an architecture reads like a
     forward pass. Weights go to `weights_file` as they are named and are never held in memory.
@@ -40,6 +41,7 @@ class Graph:
         self.input_ids: Value = "input_ids"
         self.attention_mask: Value = "attention_mask"
         self.token_counts: Value = "token_counts"
+        self.padded_tokens: Value = "padded_tokens"
         self._file = weights_file
         self._weights_name = weights_name
         self._nodes: list[onnx.NodeProto] = []
@@ -159,7 +161,7 @@ class Graph:
         graph = helper.make_graph(
             self._nodes,
             "text_encoder",
-            self._inputs(),
+            self._inputs(used),
             [
                 helper.make_tensor_value_info(
                     output_name, TensorProto.FLOAT, ["texts", dimensions]
@@ -179,13 +181,15 @@ class Graph:
         )
         path.write_bytes(model.SerializeToString())
 
-    def _inputs(self) -> list[onnx.ValueInfoProto]:
+    def _inputs(self, used: set[Value]) -> list[onnx.ValueInfoProto]:
         texts_tokens = ["texts", "tokens"]
         if self.counted:
-            return [
+            inputs = [
                 helper.make_tensor_value_info(self.input_ids, TensorProto.INT32, texts_tokens),
                 helper.make_tensor_value_info(self.token_counts, TensorProto.INT64, ["texts"]),
+                helper.make_tensor_value_info(self.padded_tokens, TensorProto.INT32, [1]),
             ]
+            return [value for value in inputs if value.name in used]
         return [
             helper.make_tensor_value_info(name, TensorProto.INT64, texts_tokens)
             for name in (self.input_ids, self.attention_mask)
