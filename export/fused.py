@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from export.graphs.graph import Array, Graph, Value
 from export.observation import Observed, Peaks
 from export.precision import ARITHMETIC, Arithmetic
 from export.progress import Progress
+from export.rescaling import Rescaled
 from export.smoothing import ScaledWeights
 from service.embedding.manifest import Precision
 from service.embedding.tokenization import Tokenizer
@@ -36,9 +37,7 @@ class _Architecture:
     config: type[Any]
     build: Callable[[Blocks, Any, Iterable[int]], Value]
     smoothed: Callable[[Mapping[str, Array], Any, Peaks], ScaledWeights] | None = None
-    rescaled: (
-        Callable[[Mapping[str, Array], Any, Peaks], tuple[ScaledWeights, dict[str, float]]] | None
-    ) = None
+    rescaled: Callable[[Mapping[str, Array], Any, Peaks], Rescaled] | None = None
     window: Callable[[Any], int] | None = None
 
 
@@ -129,23 +128,35 @@ def write_fused(
             texts = tokenizer.tokenize(read_corpus().calibration, truncate=True)
             return observed.measure(path, [text.ids for text in texts])
 
-    weights: Mapping[str, Array] = checkpoint.weights
-    eps_factors: dict[str, float] = {}
+    rescaled = Rescaled(checkpoint.weights, eps_factors={}, stream_factor=1.0)
     if precision == "int8" and architecture.smoothed:
-        weights = architecture.smoothed(weights, config, observe())
+        smoothed = architecture.smoothed(checkpoint.weights, config, observe())
+        rescaled = replace(rescaled, weights=smoothed)
     if precision == "fp16" and architecture.rescaled:
-        weights, eps_factors = architecture.rescaled(weights, config, observe())
+        rescaled = architecture.rescaled(checkpoint.weights, config, observe())
     window = architecture.window(config) if architecture.window and target == "cuda" else None
     arithmetic: Arithmetic = ARITHMETIC[precision]
+
+    def blocks_for(graph: Graph, *, windowed: bool) -> Blocks:
+        return Blocks(
+            graph,
+            arithmetic,
+            rescaled.weights,
+            longest,
+            windowed,
+            rescaled.eps_factors,
+            rescaled.stream_factor,
+        )
+
     with weights_path_of(graph_path).open("wb") as weights_file:
         graph = Graph(weights_file, weights_path_of(graph_path).name, counted=target == "cuda")
-        blocks = Blocks(graph, arithmetic, weights, longest, window is None, eps_factors)
+        blocks = blocks_for(graph, windowed=window is None)
         embeddings = build(blocks, f"{precision} layers")
         graph.save(embeddings, output, checkpoint.dimensions, graph_path)
         if window is None:
             return None
         longer = graph.another()
-        blocks = Blocks(longer, arithmetic, weights, longest, True, eps_factors)
+        blocks = blocks_for(longer, windowed=True)
         embeddings = build(blocks, f"{precision} layers, long")
         longer.save(embeddings, output, checkpoint.dimensions, long_path_of(graph_path))
     return window

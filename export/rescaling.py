@@ -5,7 +5,8 @@ architectures know between which ones they can.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,17 @@ from export.observation import Peaks, output_of
 # float16 holds up to 65,504. What a layer computes is kept below a sixteenth of it on the texts
 # that it is observed on, since other texts reach further.
 LARGEST = 4_096
+
+
+@dataclass(frozen=True, slots=True)
+class Rescaled:
+    """The weights of the same model, smaller, and what has to be done about it."""
+
+    weights: Mapping[str, Array]
+    eps_factors: Mapping[str, float]
+    """The square of what the value that a norm reads is multiplied with, by the norm's name."""
+    stream_factor: float
+    """What all that is added to the residual stream is to be multiplied with."""
 
 
 def power_of_two(peaks: npt.NDArray[np.float32]) -> float:

@@ -25,13 +25,17 @@ _INT32 = 6  # onnx.TensorProto.INT32
 _BOOL = 9  # onnx.TensorProto.BOOL
 
 
+def gain_of(norm: str) -> str:
+    """Under which name a graph has the gain of a norm."""
+    return norm + ".gain"
+
+
 @dataclass(frozen=True, slots=True)
 class Blocks:
     """The vocabulary of an architecture over one checkpoint at one precision.
 
     No text is longer than `max_tokens`, padding included. Where they are not `windowed`, all fit
-    into every window of attention. `eps_factors` has, by the name of a norm, the square of what
-    the product that it reads is multiplied with.
+    into every window of attention. `eps_factors` and `stream_factor` are those of `Rescaled`.
     """
 
     graph: Graph
@@ -40,9 +44,11 @@ class Blocks:
     max_tokens: int
     windowed: bool = True
     eps_factors: Mapping[str, float] = field(default_factory=dict)
+    stream_factor: float = 1.0
 
     def embed(self, name: str, *, scale: float = 1.0) -> Value:
         """The token vectors.  # (texts, tokens, hidden)"""
+        scale *= self.stream_factor
         return self.arithmetic.table(self.graph, name, self.weights[name], scale)
 
     def rows(self, x: Value) -> Rows:
@@ -81,20 +87,32 @@ class Blocks:
         """RMSNorm with Gemma's gains; what is `of` a layer may lack the scale of its rows."""
         if of == "layer" and not self.arithmetic.keeps_scale:
             eps = UNSCALED_EPS
-        # Gemma stores its gains minus one.
-        gain = 1 + self.weights[name + ".weight"]
         eps *= self.eps_factors.get(name, 1.0)
-        return self.arithmetic.rms_norm(
-            self.graph, x, name + ".gain", gain, eps, of=of, gives=gives
-        )
+        gain = self._gain(name)
+        if gives == "stream":
+            gain = gain * np.float32(self.stream_factor)
+        return self.arithmetic.rms_norm(self.graph, x, gain_of(name), gain, eps, of=of, gives=gives)
 
     def add_rms_norm(
         self, x: Value, skip: Value, name: str, eps: float, *, gives: Part = "layer"
     ) -> tuple[Value, Value]:
         """The RMSNorm of x + skip, and x + skip."""
-        # Two operators, since SkipSimplifiedLayerNormalization takes twice their time on a CPU.
+        if gives == "layer" and self.arithmetic.fuses_additions:
+            gain = self.graph.constant(gain_of(name), self._gain(name), self.arithmetic.layer_type)
+            normed, _, _, total = self.graph.op_with_outputs(
+                "SkipSimplifiedLayerNormalization",
+                *(x, skip, gain),
+                outputs=4,
+                unwanted=(1, 2),
+                domain=MICROSOFT,
+                epsilon=eps * self.eps_factors.get(name, 1.0),
+            )
+            return normed, total
         total = self.graph.op("Add", x, skip)
         return self.rms_norm(total, name, eps, gives=gives), total
+
+    def _gain(self, name: str) -> Array:
+        return 1 + self.weights[name + ".weight"]  # Gemma stores it less one
 
     def add_layer_norm(
         self, x: Value, skip: Value, name: str, eps: float, bias: Value | None = None
@@ -201,10 +219,7 @@ class Blocks:
         The norms of queries and keys and their rotary embedding are part of the one operator.
         """
         graph, dtype = self.graph, self.arithmetic.layer_type
-        gains = (
-            graph.constant(norm + ".gain", 1 + self.weights[norm + ".weight"], dtype)
-            for norm in norms
-        )
+        gains = (graph.constant(gain_of(norm), self._gain(norm), dtype) for norm in norms)
         # The operator has one eps for both norms.
         (eps_factor,) = {self.eps_factors.get(norm, 1.0) for norm in norms}
         window = None

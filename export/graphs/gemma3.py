@@ -6,10 +6,10 @@ import msgspec
 import numpy as np
 
 from export.errors import CheckpointError
-from export.graphs.blocks import Blocks
+from export.graphs.blocks import Blocks, gain_of
 from export.graphs.graph import MICROSOFT, Array, Value
 from export.observation import Peaks, output_of
-from export.rescaling import check_true_size, power_of_two, times
+from export.rescaling import Rescaled, check_true_size, power_of_two, times
 from export.smoothing import ScaledWeights, divided_gain, factors, input_peaks, scaled
 
 
@@ -123,7 +123,7 @@ def build(blocks: Blocks, config: Gemma3Config, layers: Iterable[int]) -> Value:
         if i + 1 < config.num_hidden_layers:
             normed, x = blocks.add_rms_norm(x, wide, f"layers.{i + 1}.input_layernorm", eps)
         else:
-            normed, _ = blocks.add_rms_norm(x, wide, "norm", eps, gives="stream")
+            normed, _ = blocks.add_rms_norm(x, wide, "norm", eps, gives="hidden")
     return normed
 
 
@@ -171,20 +171,27 @@ def smoothed(weights: Mapping[str, Array], config: Gemma3Config, peaks: Peaks) -
     return ScaledWeights(weights, changes)
 
 
-def rescaled(
-    weights: Mapping[str, Array], config: Gemma3Config, peaks: Peaks
-) -> tuple[ScaledWeights, dict[str, float]]:
-    """Weights of the same model whose layers stay far below what float16 holds.
+def rescaled(weights: Mapping[str, Array], config: Gemma3Config, peaks: Peaks) -> Rescaled:
+    """The same model with layers and a residual stream far below what float16 holds.
 
-    A product that a norm reads may have any size, if the eps of that norm goes with its square: so
-    powers of two move from norms into the products behind them, from v into o, and from up into
-    down. Returns what the eps of each norm is multiplied with, too.
+    What a norm reads may have any size, if the eps of that norm goes with its square: so powers of
+    two move from norms into the products behind them, from v into o, and from up into down, and
+    all that is added to the stream is multiplied with one.
 
     Raises:
         ParityError: a gate, which must have its true size in front of its GELU, is too large.
     """
+    reads_stream, adds_to_stream = (
+        [f"layers.{i}.{norm}_layernorm" for i in range(config.num_hidden_layers) for norm in norms]
+        for norms in (("input", "pre_feedforward"), ("post_attention", "post_feedforward"))
+    )
+    reads_stream.append("norm")
+    of_stream = min(
+        *(power_of_two(peaks[gain_of(norm)]) for norm in reads_stream),
+        *(power_of_two(np.abs(1 + weights[f"{norm}.weight"])) for norm in adds_to_stream),
+    )
     changes: dict[str, Callable[[Array], Array]] = {}
-    eps_factors: dict[str, float] = {}
+    eps_factors = dict.fromkeys(reads_stream, of_stream**2)
     for i in range(config.num_hidden_layers):
         layer = f"layers.{i}."
         attention, mlp = layer + "self_attn.", layer + "mlp."
@@ -215,7 +222,7 @@ def rescaled(
             layer + "post_attention_layernorm": of_out**2,
             layer + "post_feedforward_layernorm": of_down**2,
         }
-    return ScaledWeights(weights, changes), eps_factors
+    return Rescaled(ScaledWeights(weights, changes), eps_factors, of_stream)
 
 
 def _attention(

@@ -1,6 +1,6 @@
 """An ONNX graph under construction: nodes in memory, weights streamed to a file beside it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
+
+from export.errors import ParityError
 
 MICROSOFT = "com.microsoft"
 # Opset 24 is the first whose Attention takes the number of real tokens instead of a mask.
@@ -60,16 +62,23 @@ class Graph:
         return self.op_with_outputs(kind, *inputs, outputs=1, domain=domain, **attributes)[0]
 
     def op_with_outputs(
-        self, kind: str, *inputs: Value | None, outputs: int, domain: str = "", **attributes: Any
+        self,
+        kind: str,
+        *inputs: Value | None,
+        outputs: int,
+        unwanted: Collection[int] = (),
+        domain: str = "",
+        **attributes: Any,
     ) -> list[Value]:
-        """All outputs of one operator."""
+        """All outputs of one operator; those at `unwanted` places are not computed."""
         self._count += 1
         names = [f"{kind}_{self._count}" + (f"_{i}" if i else "") for i in range(outputs)]
-        inputs_given = [name or "" for name in inputs]
+        given = [name or "" for name in inputs]
+        kept = ["" if i in unwanted else name for i, name in enumerate(names)]
         self._nodes.append(
-            helper.make_node(kind, inputs_given, names, name=names[0], domain=domain, **attributes)
+            helper.make_node(kind, given, kept, name=names[0], domain=domain, **attributes)
         )
-        return names
+        return kept
 
     def shared(self, name: str, make: Callable[[], Value]) -> Value:
         """A value that is made once for all who ask for this name."""
@@ -94,10 +103,14 @@ class Graph:
     def constant(
         self, name: str, array: npt.ArrayLike, dtype: npt.DTypeLike | None = None
     ) -> Value:
-        """A tensor of the graph; written on first use of its name."""
+        """A tensor of the graph; written on first use of its name.
+
+        Raises:
+            ParityError: its type cannot hold one of its numbers.
+        """
         if name in self._tensors:
             return name
-        data = np.asarray(array, dtype)
+        data = _converted(name, array, dtype)
         if data.nbytes < _INLINE_BYTES:
             tensor = TensorProto(
                 name=name,
@@ -115,6 +128,9 @@ class Graph:
         """A large tensor whose parts, in order along its first axis, are written one by one.
 
         They are written on first use of its name.
+
+        Raises:
+            ParityError: its type cannot hold one of its numbers.
         """
         if name in self._tensors:
             return name
@@ -128,7 +144,8 @@ class Graph:
         start = self._file.tell()
         for part in parts:
             # As bytes, since bfloat16 is none of Python's own types.
-            self._file.write(np.ascontiguousarray(part, dtype).view(np.uint8).data)
+            converted = np.ascontiguousarray(_converted(name, part, dtype))
+            self._file.write(converted.view(np.uint8).data)
         place = {
             "location": self._weights_name,
             "offset": start,
@@ -194,6 +211,18 @@ class Graph:
             helper.make_tensor_value_info(name, TensorProto.INT64, texts_tokens)
             for name in (self.input_ids, self.attention_mask)
         ]
+
+
+def _converted(name: str, array: npt.ArrayLike, dtype: npt.DTypeLike | None) -> Array:
+    given = np.asarray(array)
+    with np.errstate(over="ignore"):
+        converted = given.astype(dtype or given.dtype, copy=False)
+    if given.dtype.kind == "f" and not np.isfinite(converted).all():
+        raise ParityError(
+            f"{name} has numbers up to {np.abs(given).max():.3g}, which {converted.dtype} cannot "
+            "hold"
+        )
+    return converted
 
 
 def _names_read(nodes: Iterable[onnx.NodeProto]) -> set[Value]:

@@ -36,10 +36,13 @@ def evaluate(graph_path: Path, tokens: list[np.ndarray]) -> tuple[Array, float]:
         for node in model.graph.node:
             attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
             inputs = [values[name] for name in node.input]
-            result = OPERATORS[node.op_type](attributes, *inputs)
-            values[node.output[0]] = result
-            if result.dtype.kind in "fV":
-                largest = max(largest, float(np.abs(result.astype(np.float64)).max()))
+            results = OPERATORS[node.op_type](attributes, *inputs)
+            if not isinstance(results, tuple):
+                results = (results,)
+            for name, result in zip(filter(None, node.output), results, strict=False):
+                values[name] = result
+                if result.dtype.kind in "fV":
+                    largest = max(largest, float(np.abs(result.astype(np.float64)).max()))
     return values[model.graph.output[0].name], largest
 
 
@@ -62,6 +65,11 @@ def _rms_norm(attributes: Attributes, x: Array, gain: Array) -> Array:
     return (exact / np.sqrt(mean + attributes["epsilon"]) * _exact(gain)).astype(gain.dtype)
 
 
+def _add_rms_norm(attributes: Attributes, x: Array, skip: Array, gain: Array) -> tuple[Array, ...]:
+    total = _exact(x) + _exact(skip)
+    return _rms_norm(attributes, total, gain), total.astype(x.dtype)
+
+
 def _rotary(attributes: Attributes, x: Array, start: Array, cos: Array, sin: Array) -> Array:
     heads = _rotate(x.reshape(*x.shape[:2], -1, 2 * cos.shape[1]), cos, sin)
     return heads.reshape(x.shape)
@@ -80,8 +88,7 @@ def _attention(
 ) -> Array:
     heads, shared = attributes["q_num_heads"], attributes["kv_num_heads"]
     query, key, value = (
-        x.reshape(*x.shape[:2], count, -1)
-        for x, count in ((q, heads), (k, shared), (v, shared))
+        x.reshape(*x.shape[:2], count, -1) for x, count in ((q, heads), (k, shared), (v, shared))
     )
     return _attend(query, key, value, mask, others[-1], attributes["scale"])
 
@@ -160,6 +167,7 @@ OPERATORS: dict[str, Callable[..., Array]] = {
     "RotaryEmbedding": _rotary,
     "Shape": lambda a, x: np.array(x.shape[a["start"] : a["end"]]),
     "SimplifiedLayerNormalization": _rms_norm,
+    "SkipSimplifiedLayerNormalization": _add_rms_norm,
     "Slice": _slice,
     "Sub": _in_type_of_first(np.subtract),
     "Unsqueeze": _unsqueeze,

@@ -1,7 +1,8 @@
 """16 bits for CUDA, computed in numpy as a GPU would: nothing here needs one."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -13,15 +14,16 @@ from safetensors.numpy import load_file, save_file
 
 from export.__main__ import main as export
 from export.checkpoint import Checkpoint, open_checkpoint
+from export.errors import ParityError
 from export.fused import Target, long_path_of, write_fused
 from export.graphs import gemma3
-from export.graphs.blocks import Blocks
-from export.graphs.graph import Array, Graph
+from export.graphs.blocks import Blocks, gain_of
+from export.graphs.graph import Graph
 from export.observation import output_of
 from export.parity import cosine
 from export.precision import ARITHMETIC, Float32
 from export.progress import silent
-from export.rescaling import LARGEST, power_of_two
+from export.rescaling import LARGEST, Rescaled, power_of_two
 from service.embedding.manifest import Precision, read_manifest
 from service.embedding.onnx_model import Embeddings
 from service.embedding.tokenization import Tokenizer
@@ -44,6 +46,7 @@ LOUDER = {
 }
 LOUDER_NORMS = 300.0
 
+EpsFactors = dict[str, float]
 Evaluate = Callable[[Precision], tuple[Embeddings, float]]
 
 
@@ -129,20 +132,38 @@ def test_float16_stays_finite_and_exact_where_float32_reaches_millions(loud: Eva
     assert cosine(found, exact).min() >= 0.9999
 
 
-def test_float16_fails_there_without_rescaling(
-    loud: Evaluate, loud_checkpoint: Path, tmp_path: Path
-) -> None:
-    checkpoint = open_checkpoint(str(loud_checkpoint))
+def write_short(checkpoint: Checkpoint, path: Path, eps_factors: EpsFactors, stream: float) -> None:
+    """The graph for short texts in float16, over weights as they are."""
     config = msgspec.convert(checkpoint.config, gemma3.Gemma3Config, strict=False)
-    with (tmp_path / "plain.data").open("wb") as file:
-        graph = Graph(file, "plain.data", counted=True)
-        blocks = Blocks(graph, ARITHMETIC["fp16"], checkpoint.weights, 2_048, windowed=False)
+    with path.with_suffix(".data").open("wb") as file:
+        graph = Graph(file, path.with_suffix(".data").name, counted=True)
+        half = ARITHMETIC["fp16"]
+        blocks = Blocks(graph, half, checkpoint.weights, 2_048, False, eps_factors, stream)
         hidden = gemma3.build(blocks, config, range(config.num_hidden_layers))
         pooled = blocks.dense(
             blocks.mean_pool(hidden), [dense.weight for dense in checkpoint.dense]
         )
-        graph.save(blocks.normalise(pooled), "embedding", 64, tmp_path / "plain.onnx")
-    found, largest = evaluate(tmp_path / "plain.onnx", SHORT)
+        graph.save(blocks.normalise(pooled), "embedding", 64, path)
+
+
+def test_float16_cannot_even_be_written_there_without_rescaling(
+    loud_checkpoint: Path, tmp_path: Path
+) -> None:
+    checkpoint = open_checkpoint(str(loud_checkpoint))
+    with pytest.raises(ParityError, match=r"norm\.gain has numbers up to .* which float16 cannot"):
+        write_short(checkpoint, tmp_path / "plain.onnx", {}, 1.0)
+
+
+def test_float16_overflows_there_when_only_the_residual_stream_is_rescaled(
+    loud: Evaluate, loud_checkpoint: Path, tmp_path: Path
+) -> None:
+    checkpoint = open_checkpoint(str(loud_checkpoint))
+    stream = 2.0**-16
+    norms = [name.removesuffix(".weight") for name in checkpoint.weights if "norm" in name]
+    reads_stream = [name for name in norms if "post_" not in name and "self_attn" not in name]
+    path = tmp_path / "plain.onnx"
+    write_short(checkpoint, path, dict.fromkeys(reads_stream, stream**2), stream)
+    found, largest = evaluate(path, SHORT)
     assert not np.isfinite(largest)
     assert not cosine(found, loud("fp32")[0][: len(SHORT)]).min() >= 0.9999
 
@@ -218,13 +239,26 @@ def test_rescaling_changes_no_embedding_in_float32(
         for name in (weight.removesuffix(".weight"), output_of(weight.removesuffix(".weight")))
     }
     peaks |= {output_of(name): np.ones(1, np.float32) for name in peaks if "gate_proj" in name}
-    rescaled, eps_factors = gemma3.rescaled(checkpoint.weights, config, peaks)
-    assert len(set(eps_factors.values())) > 1
+    peaks |= {
+        gain_of(weight.removesuffix(".weight")): np.array([1e5], np.float32)
+        for weight in config.shapes()
+        if weight.endswith("norm.weight")
+    }
+    rescaled = gemma3.rescaled(checkpoint.weights, config, peaks)
+    assert len(set(rescaled.eps_factors.values())) > 2
+    assert rescaled.stream_factor < 1
 
-    def embed(name: str, weights: Mapping[str, Array], factors: dict[str, float]) -> Embeddings:
+    def embed(name: str, model: Rescaled) -> Embeddings:
         with (tmp_path / f"{name}.data").open("wb") as file:
             graph = Graph(file, f"{name}.data")
-            blocks = Blocks(graph, Float32(), weights, 2_048, eps_factors=factors)
+            blocks = Blocks(
+                graph,
+                Float32(),
+                model.weights,
+                2_048,
+                eps_factors=model.eps_factors,
+                stream_factor=model.stream_factor,
+            )
             hidden = gemma3.build(blocks, config, range(config.num_hidden_layers))
             graph.save(blocks.normalise(blocks.mean_pool(hidden)), "e", 64, tmp_path / name)
         session = onnxruntime.InferenceSession(tmp_path / name, providers=["CPUExecutionProvider"])
@@ -232,6 +266,7 @@ def test_rescaling_changes_no_embedding_in_float32(
         feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
         return np.asarray(session.run(["e"], feed)[0])
 
-    plain = embed("plain", checkpoint.weights, {})
-    assert cosine(embed("rescaled", rescaled, eps_factors), plain).min() >= 0.9999999
-    assert cosine(embed("forgotten", rescaled, {}), plain).min() < 0.999
+    plain = embed("plain", Rescaled(checkpoint.weights, {}, 1.0))
+    assert cosine(embed("rescaled", rescaled), plain).min() >= 0.9999999
+    for forgotten in (replace(rescaled, eps_factors={}), replace(rescaled, stream_factor=1.0)):
+        assert cosine(embed("forgotten", forgotten), plain).min() < 0.99999
