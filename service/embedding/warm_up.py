@@ -7,7 +7,7 @@ computes there at the time.
 import itertools
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import get_args
@@ -42,10 +42,10 @@ CLEARLY_FASTER = 1.1
 # EmbeddingGemma at int8 on one core of a server of 2025, for those who start without measuring.
 ASSUMED_COST = Cost(batch=0.005, token=0.0004)
 
-# A GPU computes one batch at a time, and many tokens take it hardly longer than few. So of two in
-# flight each costs twice as much, and one of all that waits is better. Assumed, not measured.
-GPU_COST = Cost(batch=0.003, token=0.000_01)
-GPU_COST_OF_EACH = Cost(BATCHES_IN_FLIGHT * GPU_COST.batch, BATCHES_IN_FLIGHT * GPU_COST.token)
+# A GPU computes many tokens in hardly more time than few. What EmbeddingGemma costs on an H200, for
+# those who start without measuring, and what is measured with otherwise.
+ASSUMED_GPU_COST = Cost(batch=0.0015, token=0.000_001)
+GPU_SHAPES = ((1, 16), (32, 32), (64, 64))
 GPU_BATCH_TOKENS = 16_384
 
 
@@ -76,24 +76,30 @@ def plan_for(
 ) -> Plan:
     """How to form batches for this model, here; what is not 0 is taken as it is given.
 
-    `text` is any that the model reads. Without `measured` constants are taken. They always are on
-    a GPU, where CUDA graphs are captured instead.
+    `text` is any that the model reads. Without `measured` constants are taken. On a GPU with it
+    CUDA graphs are captured, too.
 
     Raises:
         InferenceError: the model failed.
     """
     if isinstance(model, CudaModel):
+        cost = ASSUMED_GPU_COST
+        how = "attention by " + ", then ".join(model.attention_kernels())
+        if measured:
+            how += f", {model.capture()} shapes captured"
+            timings = _time_on_gpu(model, text)
+            cost = fit(timings)
+            how += f", measured: {_rate(timings[-1]):,.0f} tokens/s"
+        # It computes one batch at a time: so of two in flight each costs twice as much, and one of
+        # all that waits is better.
+        of_each = Cost(BATCHES_IN_FLIGHT * cost.batch, BATCHES_IN_FLIGHT * cost.token)
         plan = Plan(
             workers or BATCHES_IN_FLIGHT,
             max_batch_tokens or GPU_BATCH_TOKENS,
-            GPU_COST_OF_EACH,
-            GPU_COST,
+            of_each,
+            cost,
             model.borders,
         )
-        kernels = ", then ".join(model.attention_kernels())
-        how = f"attention by {kernels}"
-        if measured:
-            how += f", {model.capture()} shapes captured"
     elif not measured:
         all_cores = Cost(ASSUMED_COST.batch, ASSUMED_COST.token / model.threads)
         plan = _plan(workers or model.threads, max_batch_tokens, ASSUMED_COST, all_cores)
@@ -167,6 +173,20 @@ def measure(
         tuple(itertools.starmap(Timing, best[cores].items())) for cores in ("all", "one")
     )
     return Measurements(all_cores, one_core)
+
+
+def _time_on_gpu(model: CudaModel, text: TokenIds) -> list[Timing]:
+    return [
+        Timing(texts * length, min(_seconds(model, [np.resize(text, length)] * texts)))
+        for texts, length in GPU_SHAPES
+    ]
+
+
+def _seconds(model: CudaModel, batch: list[TokenIds]) -> Iterator[float]:
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        model.run(batch)
+        yield time.perf_counter() - started
 
 
 def _plan(workers: int, max_batch_tokens: int, one_core: Cost, all_cores: Cost) -> Plan:
