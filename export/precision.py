@@ -59,9 +59,6 @@ class Arithmetic(Protocol):
     quantises_attention: bool
     """Whether tokens attend in int8, too, where that is faster."""
 
-    fuses_attention: bool
-    """Whether one operator norms and rotates queries and keys, and attends."""
-
     fuses_additions: bool
     """Whether one operator adds to the residual stream and norms it, which is slower on a CPU."""
 
@@ -92,7 +89,6 @@ class Arithmetic(Protocol):
 class _Float32Layers:
     """What layers that compute in float32 have in common, whatever their products are made of."""
 
-    fuses_attention = False
     fuses_additions = False
     layer_type: np.dtype[Any] = np.dtype(np.float32)
 
@@ -218,8 +214,6 @@ class Int8Block(Float32):
 
 class Half(Float32):
     """16 bits a number in weights and layers, products summed in float32; for GPUs."""
-
-    fuses_attention = True
 
     def __init__(self, layer_type: npt.DTypeLike) -> None:
         self.layer_type = np.dtype(layer_type)

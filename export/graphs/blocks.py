@@ -21,7 +21,6 @@ _HIDDEN = -1e30
 _HIDDEN_IN_HALF = -30_000
 
 _FLOAT = 1  # onnx.TensorProto.FLOAT
-_INT32 = 6  # onnx.TensorProto.INT32
 _BOOL = 9  # onnx.TensorProto.BOOL
 
 
@@ -131,19 +130,19 @@ class Blocks:
 
     def rotary(self, x: Value, theta: float, head_size: int, max_tokens: int) -> Value:
         """Rotary position embedding of each head, from position 0 on."""
-        tables = self._rotary_tables(theta, head_size, max_tokens)
-        return self.graph.op(
-            "RotaryEmbedding", x, self.graph.integers(0), *tables, domain=MICROSOFT
-        )
-
-    def _rotary_tables(self, theta: float, head_size: int, max_tokens: int) -> tuple[Value, Value]:
-        """Cosines and sines of the angles by position.  # (max_tokens, head_size / 2) each"""
         inverse = theta ** (-np.arange(0, head_size, 2) / head_size)
-        angles = np.arange(max_tokens)[:, None] * inverse
-        graph, dtype = self.graph, self.arithmetic.layer_type
-        return (
-            graph.constant(f"rotary.{theta:g}.cos", np.cos(angles), dtype),
-            graph.constant(f"rotary.{theta:g}.sin", np.sin(angles), dtype),
+        angles = np.arange(max_tokens)[:, None] * inverse  # (tokens, head_size / 2)
+        return self.graph.op(
+            "RotaryEmbedding",
+            x,
+            self.graph.integers(0),
+            self.graph.constant(
+                f"rotary.{theta:g}.cos", np.cos(angles), self.arithmetic.layer_type
+            ),
+            self.graph.constant(
+                f"rotary.{theta:g}.sin", np.sin(angles), self.arithmetic.layer_type
+            ),
+            domain=MICROSOFT,
         )
 
     def attention(
@@ -199,53 +198,6 @@ class Blocks:
             ),
             lambda: exact(None if sees_all else window),
         )
-
-    def fused_attention(
-        self,
-        packed: Value,
-        norms: tuple[str, str],
-        eps: float,
-        theta: float,
-        max_tokens: int,
-        *,
-        heads: int,
-        key_value_heads: int,
-        size: int,
-        scale: float,
-        reach: int | None = None,
-    ) -> Value:
-        """What `attention` computes, of queries, keys and values side by side.
-
-        The norms of queries and keys and their rotary embedding are part of the one operator.
-        """
-        graph, dtype = self.graph, self.arithmetic.layer_type
-        gains = (graph.constant(gain_of(norm), self._gain(norm), dtype) for norm in norms)
-        # The operator has one eps for both norms.
-        (eps_factor,) = {self.eps_factors.get(norm, 1.0) for norm in norms}
-        window = None
-        if reach is not None and self.windowed:
-            additive = self._additive(self._window(reach), reach)
-            window = graph.shared(
-                f"window_of_all_{reach}",
-                lambda: graph.op("Unsqueeze", additive, graph.integers(0, 1)),
-            )
-        # It gives the keys and values, too, and does not run without a place for them.
-        mixed, _, _ = graph.op_with_outputs(
-            "GroupQueryAttention",
-            *(packed, None, None, None, None, self._last_tokens(), graph.padded_tokens),
-            *self._rotary_tables(theta, size, max_tokens),
-            *(None, window, None, None, None),
-            *gains,
-            outputs=3,
-            domain=MICROSOFT,
-            num_heads=heads,
-            kv_num_heads=key_value_heads,
-            scale=scale,
-            causal=0,
-            do_rotary=1,
-            qk_norm_epsilon=eps * eps_factor,
-        )
-        return mixed
 
     def _window(self, reach: int) -> Value:
         """Allows the tokens at most `reach` positions away.  # (tokens, tokens)"""
@@ -356,16 +308,6 @@ class Blocks:
         return graph.shared(
             "token_counts",
             lambda: graph.op("ReduceSum", graph.attention_mask, graph.integers(1), keepdims=0),
-        )
-
-    def _last_tokens(self) -> Value:
-        """The position of the last real token of each text, as GroupQueryAttention takes it."""
-        graph = self.graph
-        return graph.shared(
-            "last_tokens",
-            lambda: graph.op(
-                "Cast", graph.op("Sub", self._token_counts(), self._scalar(1)), to=_INT32
-            ),
         )
 
     def _scalar(self, value: int) -> Value:

@@ -199,16 +199,14 @@ def rescaled(weights: Mapping[str, Array], config: Gemma3Config, peaks: Peaks) -
         gate, up, down = (mlp + part + "_proj" for part in ("gate", "up", "down"))
         check_true_size(peaks, gate)
         before_attention, before_mlp = power_of_two(peaks[query]), power_of_two(peaks[gate])
-        of_value, of_out, of_down = (
-            power_of_two(peaks[output_of(name)]) for name in (value, out, down)
+        of_query, of_key, of_value, of_out, of_down = (
+            power_of_two(peaks[output_of(name)]) for name in (query, key, value, out, down)
         )
-        # One for both, since their norms have one eps.
-        of_heads = min(power_of_two(peaks[output_of(name)]) for name in (query, key))
         of_up = min(power_of_two(peaks[output_of(up)]), power_of_two(peaks[down]))
         changes |= {
             layer + "input_layernorm.weight": divided_gain(np.asarray(1 / before_attention)),
-            query + ".weight": times(of_heads / before_attention),
-            key + ".weight": times(of_heads / before_attention),
+            query + ".weight": times(of_query / before_attention),
+            key + ".weight": times(of_key / before_attention),
             value + ".weight": times(of_value / before_attention),
             out + ".weight": times(of_out / of_value),
             layer + "pre_feedforward_layernorm.weight": divided_gain(np.asarray(1 / before_mlp)),
@@ -217,8 +215,8 @@ def rescaled(weights: Mapping[str, Array], config: Gemma3Config, peaks: Peaks) -
             down + ".weight": times(of_down / of_up),
         }
         eps_factors |= {
-            attention + "q_norm": of_heads**2,
-            attention + "k_norm": of_heads**2,
+            attention + "q_norm": of_query**2,
+            attention + "k_norm": of_key**2,
             layer + "post_attention_layernorm": of_out**2,
             layer + "post_feedforward_layernorm": of_down**2,
         }
@@ -230,23 +228,7 @@ def _attention(
 ) -> Value:
     """The output projection, up to the scale of each row: an RMS norm follows."""
     heads, key_value_heads = config.num_attention_heads, config.num_key_value_heads
-    scale = config.query_pre_attn_scalar**-0.5
-    reach = config.reach if sliding else None
     rows = blocks.rows(x)
-    if blocks.arithmetic.fuses_attention:
-        mixed = blocks.fused_attention(
-            blocks.product(rows, *(f"{name}{part}_proj" for part in "qkv")),
-            (name + "q_norm", name + "k_norm"),
-            config.rms_norm_eps,
-            _theta(config, sliding=sliding),
-            config.max_position_embeddings,
-            heads=heads,
-            key_value_heads=key_value_heads,
-            size=config.head_dim,
-            scale=scale,
-            reach=reach,
-        )
-        return blocks.product(blocks.rows(mixed), name + "o_proj")
     # Three products, since taking one apart again costs more than quantising for each.
     query, key, value = (blocks.product(rows, f"{name}{part}_proj") for part in "qkv")
     # The norms of query and key cancel the scale of a row.
@@ -261,8 +243,8 @@ def _attention(
         heads=heads,
         key_value_heads=key_value_heads,
         size=config.head_dim,
-        scale=scale,
-        reach=reach,
+        scale=config.query_pre_attn_scalar**-0.5,
+        reach=config.reach if sliding else None,
     )
     return blocks.product(blocks.rows(mixed), name + "o_proj")
 
@@ -276,12 +258,8 @@ def _rotated_heads(
     x = blocks.rms_norm(x, norm, config.rms_norm_eps, of="layer", gives="layer")
     if heads > 1:
         x = graph.op("Reshape", x, graph.integers(0, 0, heads * size))
-    theta = _theta(config, sliding=sliding)
+    theta = config.rope_local_base_freq if sliding else config.rope_theta
     return blocks.rotary(x, theta, size, config.max_position_embeddings)
-
-
-def _theta(config: Gemma3Config, *, sliding: bool) -> float:
-    return config.rope_local_base_freq if sliding else config.rope_theta
 
 
 def _feed_forward(blocks: Blocks, name: str, x: Value) -> Value:

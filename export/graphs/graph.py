@@ -29,8 +29,7 @@ class Graph:
     """Maps input_ids and attention_mask (int64 [texts, tokens], padded on the right) to embeddings.
 
     A `counted` one takes what has to cross to a GPU in as few bytes: input_ids as int32, and
-    token_counts (int64 [texts]) in place of the mask. If it reads padded_tokens (int32 [1]), it
-    takes the number of tokens that texts are padded to, too: operators want that on the processor.
+    token_counts (int64 [texts]) in place of the mask.
 
     Every method that adds nodes returns the new value, so that an architecture reads like a
     forward pass. Weights go to `weights_file` as they are named and are never held in memory.
@@ -43,7 +42,6 @@ class Graph:
         self.input_ids: Value = "input_ids"
         self.attention_mask: Value = "attention_mask"
         self.token_counts: Value = "token_counts"
-        self.padded_tokens: Value = "padded_tokens"
         self._file = weights_file
         self._weights_name = weights_name
         self._nodes: list[onnx.NodeProto] = []
@@ -178,7 +176,7 @@ class Graph:
         graph = helper.make_graph(
             self._nodes,
             "text_encoder",
-            self._inputs(used),
+            self._inputs(),
             [
                 helper.make_tensor_value_info(
                     output_name, TensorProto.FLOAT, ["texts", dimensions]
@@ -198,15 +196,13 @@ class Graph:
         )
         path.write_bytes(model.SerializeToString())
 
-    def _inputs(self, used: set[Value]) -> list[onnx.ValueInfoProto]:
+    def _inputs(self) -> list[onnx.ValueInfoProto]:
         texts_tokens = ["texts", "tokens"]
         if self.counted:
-            inputs = [
+            return [
                 helper.make_tensor_value_info(self.input_ids, TensorProto.INT32, texts_tokens),
                 helper.make_tensor_value_info(self.token_counts, TensorProto.INT64, ["texts"]),
-                helper.make_tensor_value_info(self.padded_tokens, TensorProto.INT32, [1]),
             ]
-            return [value for value in inputs if value.name in used]
         return [
             helper.make_tensor_value_info(name, TensorProto.INT64, texts_tokens)
             for name in (self.input_ids, self.attention_mask)

@@ -35,8 +35,9 @@ Array = npt.NDArray[Any]
 # A batch that is computed, and one that is prepared or read meanwhile.
 BATCHES_IN_FLIGHT = 2
 
-# Weights take no more than they have in their file; activations of the smallest batch, this much.
-SMALLEST_ROOM = 64 * 1024 * 1024
+# Weights take no more than they have in their file; activations of the smallest batch, this much:
+# the scores of a text of 2,048 tokens alone are 75 MB.
+SMALLEST_ROOM = 192 * 1024 * 1024
 
 # As attention.cc of ONNX Runtime 1.31 says which kernel it chose.
 _KERNEL = re.compile(r"Attention: using ((?:unified )?[\w ]+?)(?: path)? \(")
@@ -154,6 +155,7 @@ def open_cuda_model(
         open_cuda_session(
             verify_file(bundle, file),
             manifest,
+            variant.precision,
             above=above,
             longest=longest,
             gpu_bytes=share,

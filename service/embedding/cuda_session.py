@@ -19,7 +19,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from service.embedding.buckets import Bucket
-from service.embedding.manifest import Manifest
+from service.embedding.manifest import Manifest, Precision
 from service.errors import ModelLoadError
 
 logger = logging.getLogger(__name__)
@@ -28,10 +28,6 @@ Array = npt.NDArray[Any]
 
 INPUTS = ("input_ids", "token_counts")
 
-# What only some graphs take: how many tokens texts are padded to, for operators that want that on
-# the processor.
-PADDED_TOKENS = "padded_tokens"
-
 _NOT_CAPTURED = "-1"
 
 _WAYS_OUT = (
@@ -39,9 +35,10 @@ _WAYS_OUT = (
     "that of a variant for the processor, or install onnxruntime in place of onnxruntime-gpu"
 )
 
-# FlashAttention and, where it cannot, memory-efficient attention. cuDNN's, which ONNX Runtime would
-# prefer on Hopper, is as fast, but takes a second to plan for each new shape (H200, 2026-11-26).
-_ATTENTION_KERNELS = 1 + 2
+# Which attention may be taken; where neither can be, it is done in steps. FlashAttention needs 16
+# bits and no window. With one the steps are up to a third faster on long texts than the
+# memory-efficient kernel; and cuDNN plans for a second when it meets a shape (H200, 2026-11-26).
+_FLASH, _EFFICIENT = 1, 2
 
 _LOG_VERBOSE, _LOG_WARNINGS, _LOG_ERRORS_ONLY = 0, 2, 3
 
@@ -75,7 +72,6 @@ class CudaSession:
     device: Device
     above: int
     longest: int
-    takes_padded_tokens: bool
     host_memory: Any  # ONNX Runtime's description of it, None for pageable memory
     buffers: "dict[int, _Buffers]" = field(default_factory=dict)
 
@@ -107,18 +103,10 @@ class CudaSession:
         binding = self.session.io_binding()
         for name, values in zip(INPUTS, (input_ids, token_counts), strict=True):
             binding.bind_cpu_input(name, values)
-        self.bind_padded_tokens(binding, input_ids.shape[1])
         binding.bind_output(self.output, self.device.kind)
         self.session.run_with_iobinding(binding, self._options(_NOT_CAPTURED))
         (embeddings,) = binding.copy_outputs_to_cpu()
         return np.asarray(embeddings, np.float32)
-
-    def bind_padded_tokens(self, binding: onnxruntime.IOBinding, tokens: int) -> None:
-        """Bind how many tokens texts are padded to, if the graph asks."""
-        if self.takes_padded_tokens:
-            value = onnxruntime.OrtValue.ortvalue_from_shape_and_type([1], np.int32)
-            value.numpy()[:] = tokens
-            binding.bind_ortvalue_input(PADDED_TOKENS, value)
 
     def _options(self, graph_id: str) -> onnxruntime.RunOptions:
         options = onnxruntime.RunOptions()
@@ -128,7 +116,14 @@ class CudaSession:
 
 
 def open_cuda_session(
-    graph: Path, manifest: Manifest, *, above: int, longest: int, gpu_bytes: int, device: Device
+    graph: Path,
+    manifest: Manifest,
+    precision: Precision,
+    *,
+    above: int,
+    longest: int,
+    gpu_bytes: int,
+    device: Device,
 ) -> CudaSession:
     """The session of a graph; 0 `gpu_bytes` do not bound it.
 
@@ -142,7 +137,7 @@ def open_cuda_session(
         session = onnxruntime.InferenceSession(
             graph,
             _session_options(device),
-            providers=[(device.provider, _provider_options(gpu_bytes, device))],
+            providers=[(device.provider, _provider_options(precision, gpu_bytes, device))],
         )
     except Exception as error:  # the runtime's exceptions share no other base
         raise ModelLoadError(
@@ -156,7 +151,7 @@ def open_cuda_session(
         )
     outputs = [output.name for output in session.get_outputs()]
     inputs = {value.name for value in session.get_inputs()}
-    if manifest.output not in outputs or inputs - {PADDED_TOKENS} != set(INPUTS):
+    if manifest.output not in outputs or inputs != set(INPUTS):
         raise ModelLoadError(
             f"{graph} should map {' and '.join(INPUTS)} to {manifest.output}, "
             f"but maps {', '.join(sorted(inputs))} to {', '.join(outputs)}"
@@ -168,7 +163,6 @@ def open_cuda_session(
         device,
         above,
         longest,
-        PADDED_TOKENS in inputs,
         _pinned_memory(device),
     )
 
@@ -219,7 +213,6 @@ class _Buffers:
             bind(name, value)
             on_device.append(value)
             on_host.append(_host_value(shape, dtype, graph.host_memory))
-        graph.bind_padded_tokens(binding, bucket.tokens)
         return cls(binding, tuple(on_device), tuple(on_host))
 
     def write(self, *inputs: Array) -> None:
@@ -263,7 +256,7 @@ def _session_options(device: Device) -> onnxruntime.SessionOptions:
     return options
 
 
-def _provider_options(gpu_bytes: int, device: Device) -> dict[str, str]:
+def _provider_options(precision: Precision, gpu_bytes: int, device: Device) -> dict[str, str]:
     if not device.captures:
         return {}
     options = {
@@ -271,6 +264,6 @@ def _provider_options(gpu_bytes: int, device: Device) -> dict[str, str]:
         "enable_cuda_graph": "1",
         "use_tf32": "0",  # what is float32 in the graph is to be float32
         "arena_extend_strategy": "kSameAsRequested",
-        "sdpa_kernel": str(_ATTENTION_KERNELS),
+        "sdpa_kernel": str(_EFFICIENT if precision == "fp32" else _FLASH),
     }
     return options | ({"gpu_mem_limit": str(gpu_bytes)} if gpu_bytes else {})

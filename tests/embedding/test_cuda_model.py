@@ -11,23 +11,21 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
 
 from export.bundle import OUTPUT
 from export.checkpoint import open_checkpoint
 from export.fused import long_path_of, weights_path_of, write_fused
 from export.progress import silent
 from service.embedding.batching import TextQueue
-from service.embedding.buckets import bucket_for, captured_buckets
+from service.embedding.buckets import captured_buckets
 from service.embedding.cuda_model import (
     SMALLEST_ROOM,
     CudaModel,
     memory_share,
     open_cuda_model,
 )
-from service.embedding.cuda_session import Device, open_cuda_session
+from service.embedding.cuda_session import Device
 from service.embedding.manifest import (
     MANIFEST_NAME,
     BundleFile,
@@ -189,51 +187,6 @@ def test_a_batch_that_fails_harms_no_other(model: CudaModel, reference: OnnxMode
     assert least_cosine(model.run(batch), reference.run(batch)) >= 0.999999
 
 
-@pytest.mark.parametrize("texts_and_tokens", [(3, 20), (60, 100)])
-def test_a_graph_that_asks_is_told_to_how_many_tokens_texts_are_padded(
-    tmp_path: Path, manifest: Manifest, texts_and_tokens: tuple[int, int]
-) -> None:
-    """Of the operators that ask none runs on the processor as it does on a GPU: this one does."""
-    path = tmp_path / "asks.onnx"
-    path.write_bytes(graph_that_answers_padded_tokens(manifest.output).SerializeToString())
-    manifest = msgspec.structs.replace(manifest, dimensions=1)
-    session = open_cuda_session(path, manifest, above=0, longest=2_048, gpu_bytes=0, device=ON_CPU)
-    count, length = texts_and_tokens
-    for tokens in (length, length + 30, length):
-        bucket = bucket_for(count, tokens, longest=2_048)
-        ids = np.zeros((bucket.texts, bucket.tokens), np.int32)
-        found = session.compute(bucket, ids, np.ones(bucket.texts, np.int64))
-        assert found.shape == (bucket.texts, 1)
-        assert set(found.ravel()) == {bucket.tokens}
-
-
-def graph_that_answers_padded_tokens(output: str) -> onnx.ModelProto:
-    """Padded_tokens for each text, and nothing of the other inputs."""
-    nodes = [
-        helper.make_node("Cast", ["padded_tokens"], ["tokens"], to=TensorProto.FLOAT),
-        helper.make_node("Cast", ["token_counts"], ["counts"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", ["counts", "zero"], ["zeros"]),
-        helper.make_node("Add", ["zeros", "tokens"], ["row"]),
-        helper.make_node("Unsqueeze", ["row", "last"], [output]),
-    ]
-    inputs = [
-        helper.make_tensor_value_info("input_ids", TensorProto.INT32, ["texts", "tokens"]),
-        helper.make_tensor_value_info("token_counts", TensorProto.INT64, ["texts"]),
-        helper.make_tensor_value_info("padded_tokens", TensorProto.INT32, [1]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "asks",
-        inputs,
-        [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["texts", 1])],
-        [
-            helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0]),
-            helper.make_tensor("last", TensorProto.INT64, [1], [1]),
-        ],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-
-
 def test_a_machine_without_cuda_says_so(bundle: Path, manifest: Manifest) -> None:
     with pytest.raises(ModelLoadError, match="nvidia-smi should list a GPU"):
         open_cuda_model(bundle, manifest, manifest.variants[0])
@@ -272,7 +225,7 @@ import asyncio, pathlib, resource, sys
 import numpy as np
 from service.embedding.batching import Cost, Plan
 from service.embedding.cuda_model import open_cuda_model
-from service.embedding.cuda_session import Device, open_cuda_session
+from service.embedding.cuda_session import Device
 from service.embedding.manifest import read_manifest
 from service.embedding.scheduler import open_scheduler
 

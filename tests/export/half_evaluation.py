@@ -24,12 +24,7 @@ def evaluate(graph_path: Path, tokens: list[np.ndarray]) -> tuple[Array, float]:
     input_ids = np.zeros((len(tokens), counts.max()), np.int32)
     for row, ids in zip(input_ids, tokens, strict=True):
         row[: len(ids)] = ids
-    values: dict[str, Array] = {
-        "": np.array(0),
-        "input_ids": input_ids,
-        "token_counts": counts,
-        "padded_tokens": np.array(input_ids.shape[1:], np.int32),
-    }
+    values: dict[str, Array] = {"": np.array(0), "input_ids": input_ids, "token_counts": counts}
     values |= {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     largest = 0.0
     with np.errstate(over="ignore", invalid="ignore"):
@@ -39,7 +34,7 @@ def evaluate(graph_path: Path, tokens: list[np.ndarray]) -> tuple[Array, float]:
             results = OPERATORS[node.op_type](attributes, *inputs)
             if not isinstance(results, tuple):
                 results = (results,)
-            for name, result in zip(filter(None, node.output), results, strict=False):
+            for name, result in zip(filter(None, node.output), results, strict=True):
                 values[name] = result
                 if result.dtype.kind in "fV":
                     largest = max(largest, float(np.abs(result.astype(np.float64)).max()))
@@ -71,62 +66,34 @@ def _add_rms_norm(attributes: Attributes, x: Array, skip: Array, gain: Array) ->
 
 
 def _rotary(attributes: Attributes, x: Array, start: Array, cos: Array, sin: Array) -> Array:
-    heads = _rotate(x.reshape(*x.shape[:2], -1, 2 * cos.shape[1]), cos, sin)
-    return heads.reshape(x.shape)
-
-
-def _rotate(heads: Array, cos: Array, sin: Array) -> Array:
-    """Of (texts, tokens, heads, size)."""
-    tokens = heads.shape[1]
+    texts, tokens, width = x.shape
+    heads = x.reshape(texts, tokens, -1, 2 * cos.shape[1])
     first, second = np.split(heads, 2, axis=-1)
     cos, sin = cos[None, :tokens, None], sin[None, :tokens, None]
-    return np.concatenate([first * cos - second * sin, second * cos + first * sin], -1)
+    return np.concatenate([first * cos - second * sin, second * cos + first * sin], -1).reshape(
+        texts, tokens, width
+    )
 
 
 def _attention(
     attributes: Attributes, q: Array, k: Array, v: Array, mask: Array, *others: Array
 ) -> Array:
     heads, shared = attributes["q_num_heads"], attributes["kv_num_heads"]
-    query, key, value = (
-        x.reshape(*x.shape[:2], count, -1) for x, count in ((q, heads), (k, shared), (v, shared))
-    )
-    return _attend(query, key, value, mask, others[-1], attributes["scale"])
+    texts, tokens, _ = q.shape
 
+    def split(x: Array, count: int) -> Array:
+        return _exact(x).reshape(texts, tokens, count, -1).transpose(0, 2, 1, 3)
 
-def _group_query_attention(attributes: Attributes, packed: Array, *others: Array) -> Array:
-    """With queries, keys and values side by side, which it norms and rotates."""
-    last_tokens, padded_tokens, cos, sin, _, window, _, _, _, *gains = others[4:]
-    assert padded_tokens == [packed.shape[1]]
-    assert (attributes["causal"], attributes["do_rotary"]) == (0, 1)
-    heads, shared = attributes["num_heads"], attributes["kv_num_heads"]
-    size = len(gains[0])
-    parts = packed.reshape(*packed.shape[:2], -1, size)
-    query, key, value = np.split(parts, [heads, heads + shared], axis=2)
-    query, key = (
-        _rotate(
-            _rms_norm({"epsilon": attributes["qk_norm_epsilon"]}, x, _exact(gain)),
-            _exact(cos),
-            _exact(sin),
-        ).astype(packed.dtype)
-        for x, gain in zip((query, key), gains, strict=True)
-    )
-    return _attend(query, key, value, window, last_tokens + 1, attributes["scale"])
-
-
-def _attend(
-    query: Array, key: Array, value: Array, mask: Array, counts: Array, scale: float
-) -> Array:
-    """Of (texts, tokens, heads, size) each, to (texts, tokens, heads * size)."""
-    texts, tokens, heads, _ = query.shape
-    group = heads // key.shape[2]
-    q, k, v = (_exact(x).transpose(0, 2, 1, 3) for x in (query, key, value))
-    k, v = (np.repeat(x, group, axis=1) for x in (k, v))
-    scores = q @ k.transpose(0, 1, 3, 2) * np.float32(scale) + _exact(mask)
+    query, key, value = split(q, heads), split(k, shared), split(v, shared)
+    key, value = (np.repeat(x, heads // shared, axis=1) for x in (key, value))
+    scores = query @ key.transpose(0, 1, 3, 2) * np.float32(attributes["scale"])
+    scores = scores + _exact(mask)
+    counts = others[-1]
     real = np.arange(tokens) < counts[:, None]
     scores = np.where(real[:, None, None, :], scores, -np.inf)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
-    mixed = _exact(weights.astype(query.dtype)) @ v / weights.sum(-1, keepdims=True)
-    return mixed.transpose(0, 2, 1, 3).reshape(texts, tokens, -1).astype(query.dtype)
+    mixed = _exact(weights.astype(q.dtype)) @ value / weights.sum(-1, keepdims=True)
+    return mixed.transpose(0, 2, 1, 3).reshape(texts, tokens, -1).astype(q.dtype)
 
 
 def _gelu(x: Array) -> Array:
@@ -155,7 +122,6 @@ OPERATORS: dict[str, Callable[..., Array]] = {
     "Cast": lambda a, x: x.astype(helper.tensor_dtype_to_np_dtype(a["to"])),
     "Div": _in_type_of_first(np.divide),
     "FastGelu": _in_type_of_first(_gelu),
-    "GroupQueryAttention": _group_query_attention,
     "Gather": lambda _, table, indices: table[indices],
     "Less": lambda _, a, b: a < b,
     "LessOrEqual": lambda _, a, b: a <= b,
