@@ -37,6 +37,7 @@ from benchmarks.bench_engine import (  # noqa: E402
     run_module,
 )
 from benchmarks.cuda_goals import LARGE, PREDECESSOR, utilisation, verdicts  # noqa: E402
+from benchmarks.draw import draw_bars  # noqa: E402
 from benchmarks.http_load import closed_loop, summarise  # noqa: E402
 from benchmarks.http_turns import meet  # noqa: E402
 from benchmarks.machine import save_report  # noqa: E402
@@ -81,6 +82,13 @@ def engine_folders(
     if device == "cuda" and importlib.util.find_spec("flash_attn"):
         peers.append(f"sentence-transformers bf16 flash-attention {device}")
     return {f"{OURS} {precision}": bundle for precision in ours} | dict.fromkeys(peers, checkpoint)
+
+
+def device_name(device: Device) -> str:
+    """What a GPU calls itself."""
+    import torch
+
+    return torch.cuda.get_device_name() if device == "cuda" else device
 
 
 def matrix_rate(device: Device, size: int, seconds: float) -> float:
@@ -177,7 +185,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(*reached, sep="\n")
     if options.save:
         report = {
-            "device": device,
+            "device": device_name(device),
             "parity": {
                 precision: parity and {name: getattr(parity, name) for name in _PARITY_FIGURES}
                 for precision, parity in parities.items()
@@ -190,6 +198,7 @@ def main(arguments: list[str] | None = None) -> int:
             "goals": [str(verdict) for verdict in reached],
         }
         save_report(options.save, __doc__.splitlines()[0], report)
+        draw_bars(results, "tokens_per_second", "tokens/s", options.save.with_suffix(".svg"))
     missed = not all(verdict.reached for verdict in reached) or None in parities.values()
     return 1 if options.check and missed else 0
 

@@ -85,10 +85,12 @@ def has_reference() -> bool:
 def reference(
     folder: Path, manifest: Manifest, tokenizer: Tokenizer, progress: Progress
 ) -> Reference:
-    """Embed the corpus with sentence-transformers on the CPU in float32."""
+    """Embed the corpus with sentence-transformers in float32, on a GPU where there is one."""
+    import torch
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = SentenceTransformer(str(folder), device=device, local_files_only=True)
     model.max_seq_length = manifest.max_tokens
     corpus = read_corpus()
     texts = varied_texts(corpus, manifest.prompts, tokenizer)

@@ -59,9 +59,6 @@ class Arithmetic(Protocol):
     quantises_attention: bool
     """Whether tokens attend in int8, too, where that is faster."""
 
-    fuses_additions: bool
-    """Whether one operator adds to the residual stream and norms it, which is slower on a CPU."""
-
     layer_type: np.dtype[Any]
     """The type of what a layer computes."""
 
@@ -69,6 +66,11 @@ class Arithmetic(Protocol):
         self, graph: Graph, x: Value, name: str, gain: Array, eps: float, *, of: Part, gives: Part
     ) -> Value:
         """x / rms(x) * gain, computed in float32."""
+
+    def add_rms_norm(
+        self, graph: Graph, x: Value, skip: Value, name: str, gain: Array, eps: float
+    ) -> tuple[Value, Value]:
+        """The norm of x + skip for a layer, and x + skip, all of the residual stream."""
 
     def rows(self, graph: Graph, x: Value) -> Rows:
         """Activations of either sign."""
@@ -89,13 +91,19 @@ class Arithmetic(Protocol):
 class _Float32Layers:
     """What layers that compute in float32 have in common, whatever their products are made of."""
 
-    fuses_additions = False
     layer_type: np.dtype[Any] = np.dtype(np.float32)
 
     def rms_norm(
         self, graph: Graph, x: Value, name: str, gain: Array, eps: float, *, of: Part, gives: Part
     ) -> Value:
         return _rms_norm(graph, x, graph.constant(name, gain, np.float32), eps)
+
+    def add_rms_norm(
+        self, graph: Graph, x: Value, skip: Value, name: str, gain: Array, eps: float
+    ) -> tuple[Value, Value]:
+        # Two operators, since SkipSimplifiedLayerNormalization takes twice their time on a CPU.
+        total = graph.op("Add", x, skip)
+        return self.rms_norm(graph, total, name, gain, eps, of="stream", gives="layer"), total
 
 
 class Float32(_Float32Layers):
@@ -217,7 +225,7 @@ class Half(Float32):
 
     def __init__(self, layer_type: npt.DTypeLike) -> None:
         self.layer_type = np.dtype(layer_type)
-        self.fuses_additions = self.layer_type == np.float16
+        self._stream_type = np.dtype(np.float16 if layer_type == np.float16 else np.float32)
 
     def rms_norm(
         self, graph: Graph, x: Value, name: str, gain: Array, eps: float, *, of: Part, gives: Part
@@ -232,6 +240,20 @@ class Half(Float32):
         normed = _rms_norm(graph, exact, graph.constant(name, gain, np.float32), eps)
         return _cast(graph, normed, self.layer_type) if gives == "layer" else normed
 
+    def add_rms_norm(
+        self, graph: Graph, x: Value, skip: Value, name: str, gain: Array, eps: float
+    ) -> tuple[Value, Value]:
+        normed, _, _, total = graph.op_with_outputs(
+            "SkipSimplifiedLayerNormalization",
+            *(x, skip, graph.constant(name, gain, self._stream_type)),
+            outputs=4,
+            unwanted=(1, 2),
+            domain=MICROSOFT,
+            epsilon=eps,
+        )
+        same = self._stream_type == self.layer_type
+        return normed if same else _cast(graph, normed, self.layer_type), total
+
     def product(self, graph: Graph, rows: Rows, name: str, matrix: Array) -> Value:
         return graph.op("MatMul", rows.codes, graph.constant(name, matrix.T, self.layer_type))
 
@@ -241,7 +263,7 @@ class Half(Float32):
         weights = graph.stream(name, table.shape, self.layer_type, parts)
         rows = _cast(graph, graph.op("Gather", weights, graph.input_ids), np.float32)
         scaled = graph.op("Mul", rows, graph.constant(name + ".scale", scale / factor, np.float32))
-        return _cast(graph, scaled, np.float16) if self.layer_type == np.float16 else scaled
+        return scaled if self._stream_type == np.float32 else _cast(graph, scaled, np.float16)
 
     def _table_factor(self, table: Array) -> float:
         """A power of two, so that it can be taken back without a trace."""

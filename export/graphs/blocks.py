@@ -96,17 +96,11 @@ class Blocks:
         self, x: Value, skip: Value, name: str, eps: float, *, gives: Part = "layer"
     ) -> tuple[Value, Value]:
         """The RMSNorm of x + skip, and x + skip."""
-        if gives == "layer" and self.arithmetic.fuses_additions:
-            gain = self.graph.constant(gain_of(name), self._gain(name), self.arithmetic.layer_type)
-            normed, _, _, total = self.graph.op_with_outputs(
-                "SkipSimplifiedLayerNormalization",
-                *(x, skip, gain),
-                outputs=4,
-                unwanted=(1, 2),
-                domain=MICROSOFT,
-                epsilon=eps * self.eps_factors.get(name, 1.0),
+        if gives == "layer":
+            eps *= self.eps_factors.get(name, 1.0)
+            return self.arithmetic.add_rms_norm(
+                self.graph, x, skip, gain_of(name), self._gain(name), eps
             )
-            return normed, total
         total = self.graph.op("Add", x, skip)
         return self.rms_norm(total, name, eps, gives=gives), total
 

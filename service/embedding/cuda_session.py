@@ -40,7 +40,7 @@ _WAYS_OUT = (
 # memory-efficient kernel; and cuDNN plans for a second when it meets a shape (H200, 2026-11-26).
 _FLASH, _EFFICIENT = 1, 2
 
-_LOG_VERBOSE, _LOG_WARNINGS, _LOG_ERRORS_ONLY = 0, 2, 3
+_LOG_VERBOSE, _LOG_ERRORS_ONLY = 0, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +133,8 @@ def open_cuda_session(
     """
     if device.captures:
         onnxruntime.preload_dlls()  # the libraries of CUDA that are installed as packages
+    # It warns that CUDA is no plugin, each time that it is taken.
+    onnxruntime.set_default_logger_severity(_LOG_ERRORS_ONLY)
     try:
         session = onnxruntime.InferenceSession(
             graph,
@@ -178,7 +180,7 @@ def captured_log() -> Iterator[IO[bytes]]:
         try:
             yield log
         finally:
-            onnxruntime.set_default_logger_severity(_LOG_WARNINGS)
+            onnxruntime.set_default_logger_severity(_LOG_ERRORS_ONLY)
             os.dup2(kept, 2)
             os.close(kept)
 
