@@ -7,7 +7,8 @@ Without a bundle it makes that of the benchmark in build/: EmbeddingGemma's size
 each variant proven against sentence-transformers in float32 on the whole corpus. The engines take
 turns at every shape, each loaded in a process of its own; then the service is asked over HTTP. A
 rate of matrix products in bfloat16, measured in the same run, says how much of the GPU is used.
-Goals stand beside what was found. With --check it fails where one is missed, or a parity unknown.
+Goals stand beside what was found. With --check FILE it fails where one of our ratios to a peer is
+more than 15 % below that of an earlier run, kept in FILE, or a parity is unknown.
 
 `--device cpu --size tiny --no-http` rehearses it without a GPU, on the variants for the processor
 (over HTTP not with this size, whose tokenizer has too few words).
@@ -42,7 +43,7 @@ from benchmarks.http_load import closed_loop, summarise  # noqa: E402
 from benchmarks.http_turns import meet  # noqa: E402
 from benchmarks.machine import save_report  # noqa: E402
 from benchmarks.peer_servers import running, service  # noqa: E402
-from benchmarks.ratios import OURS  # noqa: E402
+from benchmarks.ratios import OURS, fallen_ratios  # noqa: E402
 from benchmarks.synthetic_texts import SyntheticTexts  # noqa: E402
 from service.embedding.manifest import Manifest, Parity, read_manifest  # noqa: E402
 from service.embedding.prompts import default_prompt  # noqa: E402
@@ -199,8 +200,15 @@ def main(arguments: list[str] | None = None) -> int:
         }
         save_report(options.save, __doc__.splitlines()[0], report)
         draw_bars(results, "tokens_per_second", "tokens/s", options.save.with_suffix(".svg"))
-    missed = not all(verdict.reached for verdict in reached) or None in parities.values()
-    return 1 if options.check and missed else 0
+    if not options.check:
+        return 0
+    earlier = json.loads(options.check.read_bytes())["results"]["engines"]
+    failed = fallen_ratios(results, earlier)
+    failed += [
+        f"{precision}: its parity is unknown" for precision in parities if not parities[precision]
+    ]
+    print("\n".join(failed) or f"no ratio is more than 15 % below {options.check}")
+    return 1 if failed else 0
 
 
 _PARITY_FIGURES = Parity.__struct_fields__
@@ -218,7 +226,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=1, help="of the processor")
     parser.add_argument("--matrix", type=int, default=8_192, help="rows of the matrices multiplied")
     parser.add_argument("--no-http", dest="http", action="store_false")
-    parser.add_argument("--check", action="store_true", help="fail where a goal is missed")
+    parser.add_argument("--check", type=Path, metavar="FILE.json", help="fail where it got worse")
     parser.add_argument("--save", type=Path, metavar="FILE.json")
     return parser
 

@@ -76,3 +76,10 @@ def test_it_runs_without_a_gpu(tmp_path: Path) -> None:
     report = json.loads(saved.read_text())["results"]
     assert report["engines"].keys() == {"1x16", "64x256"}
     assert report["parity"] == {"int8": None}
+    assert saved.with_suffix(".svg").stat().st_size > 1_000
+    again = [*command, *shapes, "--no-http", "--matrix", "64", "--check", str(saved)]
+    checked = subprocess.run(
+        again, cwd=REPOSITORY, env=clean_environment(), capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 1, checked.stderr
+    assert "int8: its parity is unknown" in checked.stdout
