@@ -21,6 +21,9 @@ from tests.stores import NEO4J, GetServer, store_names
 
 Completed = subprocess.CompletedProcess[str]
 
+# Commands take seconds to start; tests/test_readme.py runs two of them each time.
+pytestmark = pytest.mark.slow
+
 MANY = 2_000
 DEADLINE_SECONDS = 60
 
@@ -176,7 +179,6 @@ def test_a_dump_without_embeddings_is_embedded_when_it_is_loaded(
         assert search(client, "coffee", limit=1) == ["coffee"]
 
 
-@pytest.mark.slow
 def test_a_load_that_was_killed_is_finished_by_the_next(
     large: Path, starter_bundle: Path, tmp_path: Path
 ) -> None:
@@ -199,7 +201,6 @@ def test_a_load_that_was_killed_is_finished_by_the_next(
     assert dumped(copy) == dump.read_text().splitlines()[1:]
 
 
-@pytest.mark.slow
 def test_a_dump_that_was_killed_leaves_no_file_that_passes_for_one(
     large: Path, tmp_path: Path
 ) -> None:
@@ -229,7 +230,6 @@ def test_a_migration_through_neo4j_loses_nothing(
     assert dumped(back) == dumped(url_of(filled))
 
 
-@pytest.mark.slow
 def test_a_migration_that_was_killed_is_finished_by_the_next(large: Path, tmp_path: Path) -> None:
     everything = dumped(url_of(large))
     for attempt in range(20):
@@ -266,7 +266,6 @@ def test_a_store_gets_the_embeddings_of_another_model(
         assert search(client, "coffee", mode="vector", limit=1) == ["coffee"]
 
 
-@pytest.mark.slow
 def test_re_embedding_that_was_killed_is_finished_by_the_next(
     large: Path, starter_bundle: Path, prompted_bundle: Path, tmp_path: Path
 ) -> None:

@@ -14,6 +14,14 @@ from tests.checkpoints import make_checkpoint
 
 FUSED_PRECISIONS: tuple[Precision, ...] = ("fp32", "int8", "int8-block")
 
+# Those that `bundle_of` has, by checkpoint and precision.
+FUSED_BUNDLES = [
+    *(("tiny", precision) for precision in FUSED_PRECISIONS),
+    (STARTER, "int8"),
+    pytest.param(STARTER, "fp32", marks=pytest.mark.slow),
+    pytest.param(STARTER, "int8-block", marks=pytest.mark.slow),
+]
+
 
 @dataclass(frozen=True)
 class LoadedBundle:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from export.parity import BATCH_INVARIANT_COSINE, GATES, cosine, embed
 from service.embedding.manifest import Precision
 from service.embedding.onnx_model import Embeddings
-from tests.export.conftest import FUSED_PRECISIONS, BundleOf
+from tests.export.conftest import FUSED_BUNDLES, BundleOf
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 MODELS = {"tiny": "tiny_gemma.npz", "starter": "starter.npz"}
@@ -33,7 +33,7 @@ def test_float32_equals_sentence_transformers(
     assert cosine(found, expected).min() >= 0.999999
 
 
-@pytest.mark.parametrize("precision", ["int8", "int8-block"])
+@pytest.mark.parametrize("precision", ["int8", pytest.param("int8-block", marks=pytest.mark.slow)])
 def test_quantised_starter_stays_within_its_gate(bundle_of: BundleOf, precision: Precision) -> None:
     texts, expected = golden("starter")
     bundle = bundle_of("starter", precision)
@@ -42,8 +42,7 @@ def test_quantised_starter_stays_within_its_gate(bundle_of: BundleOf, precision:
     assert found.mean() >= GATES[precision].cosine_mean
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("precision", FUSED_PRECISIONS)
+@pytest.mark.parametrize(("model", "precision"), FUSED_BUNDLES)
 def test_an_embedding_does_not_depend_on_its_batch(
     bundle_of: BundleOf, model: str, precision: Precision
 ) -> None:
@@ -63,8 +62,7 @@ def test_an_embedding_does_not_depend_on_its_batch(
     check()
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("precision", FUSED_PRECISIONS)
+@pytest.mark.parametrize(("model", "precision"), FUSED_BUNDLES)
 def test_embeddings_have_unit_length(bundle_of: BundleOf, model: str, precision: Precision) -> None:
     bundle = bundle_of(model, precision)
     found = embed(bundle.model, bundle.tokenizer, ["", "one", "one two three"], 3)

@@ -58,7 +58,7 @@ def test_a_cutoff_is_a_cosine_whatever_rounding_makes_of_the_similarities(
     assert abs(found.cutoff) == 1
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["int8", pytest.param("fp32", marks=pytest.mark.slow)])
 def test_the_starter_keeps_most_answers(bundle_of: BundleOf, precision: Precision) -> None:
     bundle = bundle_of("starter", precision)
     found = measure_relevance(bundle.manifest, bundle.model, bundle.tokenizer)

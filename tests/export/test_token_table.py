@@ -5,14 +5,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from export.checkpoint import STARTER
 from export.token_table import find_token_table
 from service.embedding.manifest import Precision
-from tests.export.conftest import FUSED_PRECISIONS, BundleOf
+from tests.export.conftest import FUSED_BUNDLES, BundleOf
 
 
-@pytest.mark.parametrize("model", [STARTER, "tiny"])
-@pytest.mark.parametrize("precision", FUSED_PRECISIONS)
+@pytest.mark.parametrize(("model", "precision"), FUSED_BUNDLES)
 def test_the_token_table_lies_where_the_manifest_says(
     bundle_of: BundleOf, model: str, precision: Precision
 ) -> None:

@@ -126,6 +126,7 @@ def test_what_was_acknowledged_survives_kill_9(starter_bundle: Path, tmp_path: P
     process.communicate()
 
 
+@pytest.mark.slow
 async def test_a_store_that_is_in_use_is_said_to_be_and_is_opened_when_it_is_free(
     starter_bundle: Path, tmp_path: Path
 ) -> None:

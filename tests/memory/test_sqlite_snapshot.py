@@ -127,6 +127,7 @@ asyncio.run(write())
 """
 
 
+@pytest.mark.slow
 async def test_what_was_acknowledged_is_there_after_kills(path: Path) -> None:
     acknowledged: list[str] = []
     for run in range(5):
