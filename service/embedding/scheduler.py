@@ -311,8 +311,10 @@ async def open_scheduler(
     Workers call `run` at the same time, each from its own thread.
     """
     scheduler = Scheduler(run, plan, max_queued_tokens=max_queued_tokens)
+    # Daemons, since a process that ends without leaving the scheduler, as one of Ray's does, would
+    # wait for them for ever.
     workers = [
-        threading.Thread(target=scheduler.work, name=f"inference-{number}")
+        threading.Thread(target=scheduler.work, name=f"inference-{number}", daemon=True)
         for number in range(plan.workers)
     ]
     try:

@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from service.bulk.embed_files import Wanted, embed_files
@@ -48,6 +50,23 @@ def run(
     )
 
 
+def embedders_after(seconds: float) -> list[psutil.Process]:
+    """The processes of embedders on this machine that do not end within this time."""
+    deadline = time.monotonic() + seconds
+    while found := [
+        process for process in psutil.process_iter(["cmdline"]) if is_embedder(process)
+    ]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
+    return found
+
+
+def is_embedder(process: psutil.Process) -> bool:
+    command = process.info["cmdline"] or [""]
+    return "ray::" in command[0] and "_PartEmbedder" in command[0]
+
+
 @pytest.mark.parametrize("format", ["jsonl", "parquet"])
 def test_a_cluster_gives_what_one_machine_does(
     cluster: str, format: str, prompted_bundle: Path, tmp_path: Path
@@ -60,6 +79,7 @@ def test_a_cluster_gives_what_one_machine_does(
     assert done.returncode == 0, done.stderr
     assert there.read_bytes() == here.read_bytes()
     assert not there.with_name(f"{there.name}.parts").exists()
+    assert not embedders_after(seconds=30)
 
 
 def test_a_row_that_a_worker_cannot_embed_is_named(
