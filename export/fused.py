@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
@@ -128,10 +128,9 @@ def write_fused(
             texts = tokenizer.tokenize(read_corpus().calibration, truncate=True)
             return observed.measure(path, [text.ids for text in texts])
 
-    rescaled = Rescaled(checkpoint.weights, eps_factors={}, stream_factor=1.0)
+    rescaled = Rescaled(checkpoint.weights)
     if precision == "int8" and architecture.smoothed:
-        smoothed = architecture.smoothed(checkpoint.weights, config, observe())
-        rescaled = replace(rescaled, weights=smoothed)
+        rescaled = Rescaled(architecture.smoothed(checkpoint.weights, config, observe()))
     if precision == "fp16" and architecture.rescaled:
         rescaled = architecture.rescaled(checkpoint.weights, config, observe())
     window = architecture.window(config) if architecture.window and target == "cuda" else None

@@ -68,9 +68,17 @@ class Arithmetic(Protocol):
         """x / rms(x) * gain, computed in float32."""
 
     def add_rms_norm(
-        self, graph: Graph, x: Value, skip: Value, name: str, gain: Array, eps: float
+        self,
+        graph: Graph,
+        x: Value,
+        skip: Value,
+        name: str,
+        gain: Array,
+        eps: float,
+        *,
+        gives: Part,
     ) -> tuple[Value, Value]:
-        """The norm of x + skip for a layer, and x + skip, all of the residual stream."""
+        """The norm of x + skip, both of the residual stream, and x + skip."""
 
     def rows(self, graph: Graph, x: Value) -> Rows:
         """Activations of either sign."""
@@ -99,11 +107,19 @@ class _Float32Layers:
         return _rms_norm(graph, x, graph.constant(name, gain, np.float32), eps)
 
     def add_rms_norm(
-        self, graph: Graph, x: Value, skip: Value, name: str, gain: Array, eps: float
+        self,
+        graph: Graph,
+        x: Value,
+        skip: Value,
+        name: str,
+        gain: Array,
+        eps: float,
+        *,
+        gives: Part,
     ) -> tuple[Value, Value]:
         # Two operators, since SkipSimplifiedLayerNormalization takes twice their time on a CPU.
         total = graph.op("Add", x, skip)
-        return self.rms_norm(graph, total, name, gain, eps, of="stream", gives="layer"), total
+        return self.rms_norm(graph, total, name, gain, eps, of="stream", gives=gives), total
 
 
 class Float32(_Float32Layers):
@@ -241,8 +257,18 @@ class Half(Float32):
         return _cast(graph, normed, self.layer_type) if gives == "layer" else normed
 
     def add_rms_norm(
-        self, graph: Graph, x: Value, skip: Value, name: str, gain: Array, eps: float
+        self,
+        graph: Graph,
+        x: Value,
+        skip: Value,
+        name: str,
+        gain: Array,
+        eps: float,
+        *,
+        gives: Part,
     ) -> tuple[Value, Value]:
+        if gives != "layer":
+            return super().add_rms_norm(graph, x, skip, name, gain, eps, gives=gives)
         normed, _, _, total = graph.op_with_outputs(
             "SkipSimplifiedLayerNormalization",
             *(x, skip, graph.constant(name, gain, self._stream_type)),

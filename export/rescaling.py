@@ -6,7 +6,7 @@ architectures know between which ones they can.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +22,12 @@ LARGEST = 4_096
 
 @dataclass(frozen=True, slots=True)
 class Rescaled:
-    """The weights of the same model, smaller, and what has to be done about it."""
+    """The weights of the same model, changed or not, and what has to be done about it."""
 
     weights: Mapping[str, Array]
-    eps_factors: Mapping[str, float]
+    eps_factors: Mapping[str, float] = field(default_factory=dict)
     """The square of what the value that a norm reads is multiplied with, by the norm's name."""
-    stream_factor: float
+    stream_factor: float = 1.0
     """What all that is added to the residual stream is to be multiplied with."""
 
 

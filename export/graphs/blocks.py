@@ -96,13 +96,10 @@ class Blocks:
         self, x: Value, skip: Value, name: str, eps: float, *, gives: Part = "layer"
     ) -> tuple[Value, Value]:
         """The RMSNorm of x + skip, and x + skip."""
-        if gives == "layer":
-            eps *= self.eps_factors.get(name, 1.0)
-            return self.arithmetic.add_rms_norm(
-                self.graph, x, skip, gain_of(name), self._gain(name), eps
-            )
-        total = self.graph.op("Add", x, skip)
-        return self.rms_norm(total, name, eps, gives=gives), total
+        eps *= self.eps_factors.get(name, 1.0)
+        return self.arithmetic.add_rms_norm(
+            self.graph, x, skip, gain_of(name), self._gain(name), eps, gives=gives
+        )
 
     def _gain(self, name: str) -> Array:
         return 1 + self.weights[name + ".weight"]  # Gemma stores it less one

@@ -211,8 +211,10 @@ class Graph:
 
 def _converted(name: str, array: npt.ArrayLike, dtype: npt.DTypeLike | None) -> Array:
     given = np.asarray(array)
+    if dtype is None or given.dtype == dtype:
+        return given
     with np.errstate(over="ignore"):
-        converted = given.astype(dtype or given.dtype, copy=False)
+        converted = given.astype(dtype)
     if given.dtype.kind == "f" and not np.isfinite(converted).all():
         raise ParityError(
             f"{name} has numbers up to {np.abs(given).max():.3g}, which {converted.dtype} cannot "
