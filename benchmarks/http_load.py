@@ -103,12 +103,16 @@ class Connection(asyncio.Protocol):
         self._lost = asyncio.Event()
         self.usable = True
 
-    async def send(self, request: Request, due: float) -> Outcome:
-        """What becomes of a request that was due at a moment of the past."""
+    async def send(self, request: Request, due: float | None) -> Outcome:
+        """What becomes of a request that was due at a moment of the past, or is now."""
         self._parser = httptools.HttpResponseParser(self)
         self._body = bytearray()
         self._answer = asyncio.get_running_loop().create_future()
-        self._transport.write(self._head + b"%d\r\n\r\n" % len(request.body) + request.body)
+        message = self._head + b"%d\r\n\r\n" % len(request.body) + request.body
+        # Taken here, and where the answer arrives, since what a client does besides is no part of
+        # what a server does.
+        due = time.perf_counter() if due is None else due
+        self._transport.write(message)
         try:
             async with asyncio.timeout(SECONDS_TO_ANSWER):
                 answered, status, body = await self._answer
@@ -122,6 +126,7 @@ class Connection(asyncio.Protocol):
         await self._lost.wait()
 
     def data_received(self, data: bytes) -> None:
+        self._arrived = time.perf_counter()
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -131,11 +136,11 @@ class Connection(asyncio.Protocol):
         self._body += body
 
     def on_message_complete(self) -> None:
-        # Taken here, since a client's own way of waiting for it is no part of what a server does.
-        answered = time.perf_counter()
         self.usable = self._parser.should_keep_alive()
         if self._answer and not self._answer.done():
-            self._answer.set_result((answered, self._parser.get_status_code(), bytes(self._body)))
+            self._answer.set_result(
+                (self._arrived, self._parser.get_status_code(), bytes(self._body))
+            )
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(exc or ConnectionError("closed"))
@@ -155,14 +160,14 @@ class Connections:
         self._free: deque[Connection] = deque()
 
     async def send(self, request: Request, due: float | None = None) -> Outcome:
-        """What becomes of a request; the time to connect counts."""
-        due = time.perf_counter() if due is None else due
+        """What becomes of a request that was due at a moment of the past, or is now."""
+        asked = time.perf_counter()
         try:
             while self._free and not self._free[-1].usable:  # left, as those idle for long are
                 self._free.pop()
             connection = self._free.pop() if self._free else await self._open()
         except OSError:
-            return Outcome(request, due, time.perf_counter(), 0, b"")
+            return Outcome(request, due or asked, time.perf_counter(), 0, b"")
         outcome = await connection.send(request, due)
         if connection.usable:
             self._free.append(connection)

@@ -2,8 +2,9 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
-from litestar import Litestar, get
+from litestar import Litestar, Request, get
 from litestar.di import Provide
 from litestar.handlers import BaseRouteHandler
 from litestar.openapi import OpenAPIConfig
@@ -14,6 +15,7 @@ from litestar.response import Redirect
 from service import __version__
 from service.api.access import (
     Access,
+    admit,
     caller_of,
     embedder_of,
     guarded,
@@ -68,6 +70,12 @@ from service.telemetry.tracing import open_tracing
 
 # 2,048 texts of 2,048 tokens are about 16 MB of English; other scripts take twice that in UTF-8.
 MAX_BODY_BYTES = 32 * 1024 * 1024
+
+
+async def check(request: Request[Any, Any, Any]) -> None:
+    """Return if the service takes this request; its body has not been read yet."""
+    admit(request.scope)
+    refuse_compressed(request)
 
 
 @get("/", include_in_schema=False)
@@ -176,7 +184,7 @@ def create_app(settings: Settings) -> Litestar:
         exception_handlers={Exception: answer_error},
         plugins=[StructSchemas()],
         cors_config=cors,
-        before_request=refuse_compressed,
+        before_request=check,
         request_max_body_size=MAX_BODY_BYTES,
         openapi_config=OpenAPIConfig(
             title="AI Memory Service",

@@ -37,9 +37,11 @@ async def open_memories(
     """
     metrics = metrics or Metrics()
 
+    loop = asyncio.get_running_loop()
+
     def texts_embedded(embedded: EmbeddedTexts) -> None:
-        metrics.texts_embedded(embedded)
         note_embedded(embedded)
+        loop.call_soon(metrics.texts_embedded, embedded)  # behind the answer, which waits for this
 
     def store_called(operation: str, seconds: float, failed: bool) -> None:
         metrics.store_called(operation, seconds, failed)

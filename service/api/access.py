@@ -3,16 +3,15 @@
 import ipaddress
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
-from typing import Any, Literal
+from functools import lru_cache
+from typing import Literal
 from urllib.parse import urlsplit
 
 import msgspec
 from litestar.config.cors import CORSConfig
-from litestar.connection import ASGIConnection
 from litestar.datastructures import Headers
 from litestar.di import NamedDependency
 from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
-from litestar.types import Guard
 from litestar.types import Scope as ASGIScope
 
 from service.api.problems import refusal_specs
@@ -116,15 +115,11 @@ def identify_by_key(keys: KeyFile) -> Identify:
 
 
 def guarded(routes: Mapping[Access, Iterable[BaseRouteHandler]]) -> Iterator[BaseRouteHandler]:
-    """The routes, each of which refuses a caller that has not what it needs.
-
-    How a caller is identified is the application's state `identify`.
-    """
+    """The routes, each with what it needs, for `admit` and for the OpenAPI document."""
     for access, handlers in routes.items():
         for given in handlers:
             handler = copy(given)
-            if access != "nothing":
-                handler.guards = [_guard(None if access == "any key" else access)]
+            handler.opt = {**given.opt, "access": access}
             if isinstance(handler, HTTPRouteHandler):
                 if access == "nothing":
                     handler.security = [{}]
@@ -132,6 +127,27 @@ def guarded(routes: Mapping[Access, Iterable[BaseRouteHandler]]) -> Iterator[Bas
                     refusals = refusal_specs(min(handler.paths))
                     handler.responses = refusals | dict(handler.responses or {})
             yield handler
+
+
+def admit(scope: ASGIScope) -> None:
+    """Return if whoever sent the request of this ASGI scope has what its route needs.
+
+    How a caller is identified is the application's state `identify`.
+
+    Raises:
+        Unauthorized: no valid key was sent.
+        Forbidden: the key, or the machine that has none, may not do this.
+        RateLimited: the key has used up its requests.
+    """
+    # Not as one of Litestar's guards: for each call of one it copies the handler.
+    access: Access = scope["route_handler"].opt.get("access", "nothing")
+    if access == "nothing":
+        return
+    identify: Identify = scope["litestar_app"].state.identify
+    caller = scope["state"]["caller"] = identify(Headers.from_scope(scope))
+    caller.allowance.take_request()
+    if access != "any key":
+        caller.require(access)
 
 
 def caller_of(scope: ASGIScope) -> Caller:
@@ -147,9 +163,11 @@ def memories_of(scope: ASGIScope) -> Memories:
     return memories if caller is None else memories.on_account(caller.allowance, by=caller.name)
 
 
-def embedder_of(memories: NamedDependency[Memories]) -> Embedder:
-    """The embedder as the caller of a request uses it."""
-    return memories.embedder
+def embedder_of(scope: ASGIScope) -> Embedder:
+    """The embedder as the caller of this ASGI scope uses it: within the limits of its key."""
+    memories: Memories = scope["litestar_app"].state.memories
+    caller: Caller | None = scope["state"].get("caller")
+    return memories.embedder if caller is None else memories.embedder.on_account(caller.allowance)
 
 
 def tenant_of(caller: NamedDependency[Caller]) -> str:
@@ -157,17 +175,7 @@ def tenant_of(caller: NamedDependency[Caller]) -> str:
     return caller.tenant
 
 
-def _guard(scope: Scope | None) -> Guard:
-    async def guard(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-        identify: Identify = connection.app.state.identify
-        caller = connection.scope["state"]["caller"] = identify(connection.headers)
-        caller.allowance.take_request()
-        if scope is not None:
-            caller.require(scope)
-
-    return guard
-
-
+@lru_cache(maxsize=16)  # few, since a header may be long
 def _is_this_machine(url: str) -> bool:
     try:
         name = urlsplit(url).hostname or ""

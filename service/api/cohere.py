@@ -6,7 +6,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from uuid import uuid4
 
 import msgspec
-from litestar import Request, Response, post
+from litestar import Request, post
 from litestar.di import NamedDependency
 from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import Example
@@ -15,6 +15,7 @@ from msgspec import Meta, Raw
 
 from service.api.embedding_requests import (
     NOT_EMPTY,
+    JsonAnswer,
     RequestTimeout,
     Text,
     as_float32_bytes,
@@ -197,7 +198,7 @@ async def cohere_embed(
     data: Annotated[EmbedRequest, BodyKwarg(examples=REQUEST_EXAMPLES)],
     embedder: NamedDependency[Embedder],
     x_request_timeout_ms: RequestTimeout = None,
-) -> Response[bytes]:
+) -> JsonAnswer:
     """Embed texts for a purpose, in one or more number types.
 
     `int8` and `uint8` are components on one scale for all texts, `binary` and `ubinary` their
@@ -218,7 +219,7 @@ async def cohere_embed(
         ),
     )
     write = partial(_write, texts=texts, types=data.embedding_types or ["float"])
-    return Response(await written(embedded, write), media_type="application/json")
+    return JsonAnswer(await written(embedded, write))
 
 
 def _texts(request: EmbedRequest) -> list[str]:

@@ -6,7 +6,7 @@ from litestar import Request
 from litestar.exceptions import HTTPException
 
 
-async def refuse_compressed(request: Request[Any, Any, Any]) -> None:
+def refuse_compressed(request: Request[Any, Any, Any]) -> None:
     """Return if the body is sent as it is.
 
     Raises:

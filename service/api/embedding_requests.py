@@ -1,13 +1,15 @@
 """What the routes that embed have in common, whichever protocol they speak."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
 import numpy.typing as npt
 import orjson
 from litestar import Request
 from litestar.params import HeaderParameter
+from litestar.types import Receive, Scope, Send
 from msgspec import Meta, Raw
 
 from service.api.problems import ClientDisconnected
@@ -35,6 +37,10 @@ NOT_EMPTY = Meta(extra_json_schema={"minItems": 1})
 # As other services take them: tokens are refused with the reason, and not documented.
 TextOrTokens = Annotated[Text | int | list[int], Meta(extra_json_schema={"type": "string"})]
 TextOrTexts = Text | Annotated[list[TextOrTokens], NOT_EMPTY]
+
+# What takes no longer than this is not watched for clients that leave: most single texts, whose
+# requests then need no second task.
+UNWATCHED_SECONDS = 0.05
 
 # Writing this many embeddings takes about a millisecond; more would hold up the event loop.
 WRITTEN_ON_THE_LOOP = 32
@@ -72,6 +78,7 @@ async def unless_disconnected(request: Request[Any, Any, Any], work: Awaitable[T
     """
     working = asyncio.current_task()
     assert working is not None
+    watching: asyncio.Task[None] | None = None
     left = False
 
     async def watch() -> None:
@@ -81,7 +88,11 @@ async def unless_disconnected(request: Request[Any, Any, Any], work: Awaitable[T
         left = True
         working.cancel()
 
-    watching = asyncio.create_task(watch())
+    def begin_to_watch() -> None:
+        nonlocal watching
+        watching = asyncio.create_task(watch())
+
+    beginning = asyncio.get_running_loop().call_later(UNWATCHED_SECONDS, begin_to_watch)
     try:
         return await work
     except asyncio.CancelledError:
@@ -89,7 +100,30 @@ async def unless_disconnected(request: Request[Any, Any, Any], work: Awaitable[T
             raise ClientDisconnected from None
         raise
     finally:
-        watching.cancel()
+        beginning.cancel()
+        if watching:
+            watching.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class JsonAnswer:
+    """An answer of JSON, with status 200: an ASGI application.
+
+    For what is written already: Litestar's responses take nine times as long to send it.
+    """
+
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(self.body)),
+            *((name.lower().encode(), value.encode()) for name, value in self.headers.items()),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": False})
 
 
 async def written(embedded: EmbeddedTexts, write: Callable[[EmbeddedTexts], bytes]) -> bytes:

@@ -4,7 +4,7 @@ from functools import partial
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
-from litestar import Request, Response, post
+from litestar import Request, post
 from litestar.di import NamedDependency
 from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import Example
@@ -12,6 +12,7 @@ from litestar.params import BodyKwarg
 from msgspec import Meta
 
 from service.api.embedding_requests import (
+    JsonAnswer,
     RequestTimeout,
     TextOrTexts,
     as_float32_bytes,
@@ -164,7 +165,7 @@ async def create_embeddings(
     data: Annotated[EmbeddingsRequest, BodyKwarg(examples=REQUEST_EXAMPLES)],
     embedder: NamedDependency[Embedder],
     x_request_timeout_ms: RequestTimeout = None,
-) -> Response[bytes]:
+) -> JsonAnswer:
     """Embed one text or a list of texts.
 
     A text is embedded behind a prompt, which `input_type`, `prompt_name` or the suffix of `model`
@@ -189,10 +190,7 @@ async def create_embeddings(
     )
     model = data.model or embedder.manifest.name
     write = partial(encode, model=model, encoding_format=data.encoding_format or "float")
-    return Response(
-        await written(embedded, write),
-        media_type="application/json",
-    )
+    return JsonAnswer(await written(embedded, write))
 
 
 def choose_prompts(manifest: Manifest, request: EmbeddingsRequest) -> Prompts:

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from litestar import asgi
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from service.api.access import caller_of, memories_of
+from service.api.access import admit, caller_of, memories_of
 from service.errors import NotServed
 from service.mcp import NOT_INSTALLED
 from service.mcp.tool import Access
@@ -16,6 +16,7 @@ from service.memory.memories import Memories
 @asgi("/mcp", copy_scope=False)
 async def serve_mcp(scope: Scope, receive: Receive, send: Send) -> None:
     """Hand a request over to the server of MCP."""
+    admit(scope)
     server: ASGIApp | None = scope["litestar_app"].state.mcp
     if server is None:
         raise NotServed(NOT_INSTALLED)

@@ -2,9 +2,10 @@
 
 import logging
 import re
+import secrets
 import time
-import uuid
 
+from litestar.datastructures import Headers
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
@@ -59,11 +60,9 @@ class ObservedRequests:
             running_request.reset(running)
 
     def _begin(self, scope: HTTPScope) -> RunningRequest:
-        headers = {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
-        }
+        headers = Headers.from_scope(scope)  # which Litestar then takes up from there
         given = headers.get("x-request-id", "")
-        id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
         if self.tracing and scope["path"] not in QUIET_PATHS:
             span = self.tracing.begin(headers)
             return RunningRequest(id, trace_id=span.trace_id, span=span)

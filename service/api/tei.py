@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
-from litestar import Request, Response, post
+from litestar import Request, post
 from litestar.di import NamedDependency
 from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import Example
@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from service.api.embedding_requests import (
     NOT_EMPTY,
+    JsonAnswer,
     RequestTimeout,
     Text,
     TextOrTexts,
@@ -167,7 +168,7 @@ async def embed(
     data: Annotated[EmbedRequest, BodyKwarg(examples=[EMBED_EXAMPLE])],
     embedder: NamedDependency[Embedder],
     x_request_timeout_ms: RequestTimeout = None,
-) -> Response[bytes]:
+) -> JsonAnswer:
     """Embed one text or a list of texts, behind the model's default prompt unless one is named.
 
     Nothing is put in front of texts that all begin with one of the model's prompts already.
@@ -193,7 +194,7 @@ async def similarity(
     data: Annotated[SimilarityRequest, BodyKwarg(examples=[SIMILARITY_EXAMPLE])],
     embedder: NamedDependency[Embedder],
     x_request_timeout_ms: RequestTimeout = None,
-) -> Response[bytes]:
+) -> JsonAnswer:
     """The cosine of one text with each of the others.
 
     They are embedded behind the model's prompt for comparing sentences, if it has one and no other
@@ -218,7 +219,7 @@ async def embed_or_compare(
     data: Annotated[TaskRequest, BodyKwarg(examples=[EMBED_EXAMPLE, SIMILARITY_EXAMPLE])],
     embedder: NamedDependency[Embedder],
     x_request_timeout_ms: RequestTimeout = None,
-) -> Response[bytes]:
+) -> JsonAnswer:
     """Answers as `/similarity` does where `inputs` has sentences, and else as `/embed`.
 
     For clients that know one address for all, as `InferenceClient` of huggingface_hub.
@@ -244,7 +245,7 @@ async def _embed(
     inputs: Inputs,
     choices: EmbedChoices,
     timeout_ms: int | None,
-) -> Response[bytes]:
+) -> JsonAnswer:
     started = time.perf_counter()
     if choices.normalize is False:
         raise InvalidInput(
@@ -265,7 +266,7 @@ async def _embed(
     )
     embedded = await unless_disconnected(request, work)
     body = await written(embedded, _rows)
-    return _answer(body, _headers(embedder, texts, embedded, started))
+    return JsonAnswer(body, _headers(embedder, texts, embedded, started))
 
 
 async def _compare(
@@ -274,7 +275,7 @@ async def _compare(
     inputs: Sentences,
     choices: Choices,
     timeout_ms: int | None,
-) -> Response[bytes]:
+) -> JsonAnswer:
     started = time.perf_counter()
     if not inputs.sentences:
         raise EmptyInput("expected at least one sentence, got none", parameter="inputs")
@@ -292,7 +293,7 @@ async def _compare(
     source, *_ = embedded.embeddings  # (dimensions,)
     (similarities,) = as_numbers((embedded.embeddings[1:] @ source).clip(-1, 1)[np.newaxis])
     body = msgspec.json.encode(similarities)
-    return _answer(body, _headers(embedder, texts, embedded, started))
+    return JsonAnswer(body, _headers(embedder, texts, embedded, started))
 
 
 def _prompts(manifest: Manifest, choices: Choices, *, unnamed: Prompts) -> Prompts:
@@ -311,10 +312,6 @@ def _side_to_keep(choices: Choices) -> Side:
 
 def _rows(embedded: EmbeddedTexts) -> bytes:
     return msgspec.json.encode(as_numbers(embedded.embeddings))
-
-
-def _answer(body: bytes, headers: dict[str, str]) -> Response[bytes]:
-    return Response(body, media_type="application/json", headers=headers)
 
 
 def _headers(

@@ -5,14 +5,14 @@ from itertools import accumulate
 from typing import Annotated
 
 import msgspec
-from litestar import Response, post
+from litestar import post
 from litestar.di import NamedDependency
 from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import Example
 from litestar.params import BodyKwarg
 from msgspec import Meta
 
-from service.api.embedding_requests import NOT_EMPTY
+from service.api.embedding_requests import NOT_EMPTY, JsonAnswer
 from service.api.json_body import StrictJson
 from service.api.problems import TEI_ERRORS
 from service.embedding.embedder import Embedder
@@ -87,7 +87,7 @@ class DecodeRequest(msgspec.Struct, kw_only=True):
 async def tokenize(
     data: Annotated[TokenizeRequest, BodyKwarg(examples=[Example(value={"inputs": "Hello"})])],
     embedder: NamedDependency[Embedder],
-) -> Response[bytes]:
+) -> JsonAnswer:
     """The tokens that `/embed` reads of each text, at any length."""
     texts = [data.inputs] if isinstance(data.inputs, str) else data.inputs
     if not texts:
@@ -101,7 +101,7 @@ async def tokenize(
     prompted = ["".join(reading.split(text)) for text in texts]
     tokens = await embedder.tokenizer.split(prompted, add_special_tokens=data.add_special_tokens)
     body = await asyncio.to_thread(_write, prompted, tokens)
-    return Response(body, media_type="application/json")
+    return JsonAnswer(body)
 
 
 @post(
