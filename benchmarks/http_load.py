@@ -160,7 +160,8 @@ class Connections:
         self._free: deque[Connection] = deque()
 
     async def send(self, request: Request, due: float | None = None) -> Outcome:
-        """What becomes of a request that was due at a moment of the past, or is now."""
+        """What becomes of a request that was due at a moment of the past, since when the time to
+        connect counts, or that is due as soon as it is connected."""
         asked = time.perf_counter()
         try:
             while self._free and not self._free[-1].usable:  # left, as those idle for long are

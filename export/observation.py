@@ -8,7 +8,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from export.graphs.graph import Array, Graph, Value
-from export.precision import Float32, Part, Rows
+from export.precision import Float32, Part, RmsNorm, Rows
 from service.embedding.tokenization import TokenIds
 
 Peaks = Mapping[str, npt.NDArray[np.float32]]
@@ -28,12 +28,10 @@ class Observed(Float32):
     def __init__(self) -> None:
         self.peaks: dict[str, Value] = {}
 
-    def rms_norm(
-        self, graph: Graph, x: Value, name: str, gain: Array, eps: float, *, of: Part, gives: Part
-    ) -> Value:
+    def rms_norm(self, graph: Graph, x: Value, norm: RmsNorm, *, of: Part, gives: Part) -> Value:
         if of == "stream":
-            self.peaks[name] = _largest(graph, x, 0, 1, 2)
-        return super().rms_norm(graph, x, name, gain, eps, of=of, gives=gives)
+            self.peaks[norm.name] = _largest(graph, x, 0, 1, 2)
+        return super().rms_norm(graph, x, norm, of=of, gives=gives)
 
     def product(self, graph: Graph, rows: Rows, name: str, matrix: Array) -> Value:
         self.peaks[name] = _largest(graph, rows.codes, 0, 1)

@@ -50,6 +50,15 @@ class Rows:
     low: Value | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class RmsNorm:
+    """The gain of a norm, its name in the graph, and what is added to the mean of the squares."""
+
+    name: str
+    gain: Array
+    eps: float
+
+
 class Arithmetic(Protocol):
     """What a precision must say; the graphs of the architectures are written in these words."""
 
@@ -62,21 +71,11 @@ class Arithmetic(Protocol):
     layer_type: np.dtype[Any]
     """The type of what a layer computes."""
 
-    def rms_norm(
-        self, graph: Graph, x: Value, name: str, gain: Array, eps: float, *, of: Part, gives: Part
-    ) -> Value:
+    def rms_norm(self, graph: Graph, x: Value, norm: RmsNorm, *, of: Part, gives: Part) -> Value:
         """x / rms(x) * gain, computed in float32."""
 
     def add_rms_norm(
-        self,
-        graph: Graph,
-        x: Value,
-        skip: Value,
-        name: str,
-        gain: Array,
-        eps: float,
-        *,
-        gives: Part,
+        self, graph: Graph, x: Value, skip: Value, norm: RmsNorm, *, gives: Part
     ) -> tuple[Value, Value]:
         """The norm of x + skip, both of the residual stream, and x + skip."""
 
@@ -101,25 +100,15 @@ class _Float32Layers:
 
     layer_type: np.dtype[Any] = np.dtype(np.float32)
 
-    def rms_norm(
-        self, graph: Graph, x: Value, name: str, gain: Array, eps: float, *, of: Part, gives: Part
-    ) -> Value:
-        return _rms_norm(graph, x, graph.constant(name, gain, np.float32), eps)
+    def rms_norm(self, graph: Graph, x: Value, norm: RmsNorm, *, of: Part, gives: Part) -> Value:
+        return _rms_norm(graph, x, norm, np.float32)
 
     def add_rms_norm(
-        self,
-        graph: Graph,
-        x: Value,
-        skip: Value,
-        name: str,
-        gain: Array,
-        eps: float,
-        *,
-        gives: Part,
+        self, graph: Graph, x: Value, skip: Value, norm: RmsNorm, *, gives: Part
     ) -> tuple[Value, Value]:
         # Two operators, since SkipSimplifiedLayerNormalization takes twice their time on a CPU.
         total = graph.op("Add", x, skip)
-        return self.rms_norm(graph, total, name, gain, eps, of="stream", gives=gives), total
+        return self.rms_norm(graph, total, norm, of="stream", gives=gives), total
 
 
 class Float32(_Float32Layers):
@@ -243,39 +232,28 @@ class Half(Float32):
         self.layer_type = np.dtype(layer_type)
         self._stream_type = np.dtype(np.float16 if layer_type == np.float16 else np.float32)
 
-    def rms_norm(
-        self, graph: Graph, x: Value, name: str, gain: Array, eps: float, *, of: Part, gives: Part
-    ) -> Value:
+    def rms_norm(self, graph: Graph, x: Value, norm: RmsNorm, *, of: Part, gives: Part) -> Value:
         if self.layer_type == np.float16:
-            given = np.float32 if gives == "hidden" else np.float16
-            return _rms_norm(graph, x, graph.constant(name, gain, given), eps)
+            return _rms_norm(graph, x, norm, np.float32 if gives == "hidden" else np.float16)
         # No kernel of CUDA takes one of float32 and bfloat16, and gives the other.
         if of == gives == "layer":
-            return _rms_norm(graph, x, graph.constant(name, gain, self.layer_type), eps)
+            return _rms_norm(graph, x, norm, self.layer_type)
         exact = x if of == "stream" else _cast(graph, x, np.float32)
-        normed = _rms_norm(graph, exact, graph.constant(name, gain, np.float32), eps)
+        normed = _rms_norm(graph, exact, norm, np.float32)
         return _cast(graph, normed, self.layer_type) if gives == "layer" else normed
 
     def add_rms_norm(
-        self,
-        graph: Graph,
-        x: Value,
-        skip: Value,
-        name: str,
-        gain: Array,
-        eps: float,
-        *,
-        gives: Part,
+        self, graph: Graph, x: Value, skip: Value, norm: RmsNorm, *, gives: Part
     ) -> tuple[Value, Value]:
         if gives != "layer":
-            return super().add_rms_norm(graph, x, skip, name, gain, eps, gives=gives)
+            return super().add_rms_norm(graph, x, skip, norm, gives=gives)
         normed, _, _, total = graph.op_with_outputs(
             "SkipSimplifiedLayerNormalization",
-            *(x, skip, graph.constant(name, gain, self._stream_type)),
+            *(x, skip, graph.constant(norm.name, norm.gain, self._stream_type)),
             outputs=4,
             unwanted=(1, 2),
             domain=MICROSOFT,
-            epsilon=eps,
+            epsilon=norm.eps,
         )
         same = self._stream_type == self.layer_type
         return normed if same else _cast(graph, normed, self.layer_type), total
@@ -318,10 +296,14 @@ def quantise_rows(
     return np.rint(matrix / scale[:, None]).astype(np.int8), scale
 
 
-def _rms_norm(graph: Graph, x: Value, gain: Value, eps: float) -> Value:
-    """Of the type of its gain."""
+def _rms_norm(graph: Graph, x: Value, norm: RmsNorm, given: npt.DTypeLike) -> Value:
+    """Of the type `given`."""
     return graph.op(
-        "SimplifiedLayerNormalization", x, gain, axis=-1, epsilon=eps, stash_type=TensorProto.FLOAT
+        "SimplifiedLayerNormalization",
+        *(x, graph.constant(norm.name, norm.gain, given)),
+        axis=-1,
+        epsilon=norm.eps,
+        stash_type=TensorProto.FLOAT,
     )
 
 

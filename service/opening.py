@@ -36,7 +36,6 @@ async def open_memories(
         StartupError: the bundle cannot be served, or the store cannot be opened.
     """
     metrics = metrics or Metrics()
-
     loop = asyncio.get_running_loop()
 
     def texts_embedded(embedded: EmbeddedTexts) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from export.graphs.graph import MICROSOFT, Array, Graph, Value
 from export.graphs.int8_attention import int8_attention
 from export.graphs.row_codes import UINT8_ZERO, zeros_of_rows
-from export.precision import Arithmetic, Part, Rows
+from export.precision import Arithmetic, Part, RmsNorm, Rows
 from service.embedding.onnx_model import LENGTH_BORDER
 
 # What an eps becomes behind a product that lacks its scale: such a row is smaller than its true
@@ -90,16 +90,16 @@ class Blocks:
         gain = self._gain(name)
         if gives == "stream":
             gain = gain * np.float32(self.stream_factor)
-        return self.arithmetic.rms_norm(self.graph, x, gain_of(name), gain, eps, of=of, gives=gives)
+        norm = RmsNorm(gain_of(name), gain, eps)
+        return self.arithmetic.rms_norm(self.graph, x, norm, of=of, gives=gives)
 
     def add_rms_norm(
         self, x: Value, skip: Value, name: str, eps: float, *, gives: Part = "layer"
     ) -> tuple[Value, Value]:
         """The RMSNorm of x + skip, and x + skip."""
         eps *= self.eps_factors.get(name, 1.0)
-        return self.arithmetic.add_rms_norm(
-            self.graph, x, skip, gain_of(name), self._gain(name), eps, gives=gives
-        )
+        norm = RmsNorm(gain_of(name), self._gain(name), eps)
+        return self.arithmetic.add_rms_norm(self.graph, x, skip, norm, gives=gives)
 
     def _gain(self, name: str) -> Array:
         return 1 + self.weights[name + ".weight"]  # Gemma stores it less one

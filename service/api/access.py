@@ -166,8 +166,7 @@ def memories_of(scope: ASGIScope) -> Memories:
 def embedder_of(scope: ASGIScope) -> Embedder:
     """The embedder as the caller of this ASGI scope uses it: within the limits of its key."""
     memories: Memories = scope["litestar_app"].state.memories
-    caller: Caller | None = scope["state"].get("caller")
-    return memories.embedder if caller is None else memories.embedder.on_account(caller.allowance)
+    return memories.embedder.on_account(caller_of(scope).allowance)
 
 
 def tenant_of(caller: NamedDependency[Caller]) -> str:
